@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
 from itertools import count, pairwise
 from os import PathLike
 from pathlib import Path
@@ -60,11 +61,15 @@ MAX_MODELS = 8
 """Models that one request may be sent to."""
 LONGEST_S = 366 * 86400
 """The longest time that a setting may be. A longer one is a mistake, and ends after year 9999."""
-STATE_SCHEMES = (
-    *("memory", "sqlite", "redis", "rediss", "unix"),
+REDIS_SCHEMES = (
+    *("redis", "rediss", "unix"),
     *("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
 )
-STATES = ", ".join(f"{scheme}://" for scheme in STATE_SCHEMES)
+STATE_SCHEMES = ("memory", "sqlite", *REDIS_SCHEMES)
+"""Of the states of this package; `entry_point_states` has those of others."""
+STATES_GROUP = "keyrot_middleware.states"
+"""The entry points of states of other distributions: the scheme of the URL, and a callable that
+takes what `RecordState` takes, after the URL, and returns a `State`."""
 IN_FILE = "sqlite"
 """As the state's URL: the file of the pool in the user's state folder."""
 SAMPLE_FILE = "sqlite:///var/lib/app/keyrot.sqlite3"
@@ -73,6 +78,19 @@ FROM_REDIS_URL = "redis"
 it is not read unless this says so."""
 TRACE_ID = "{trace_id}"
 """What stands for the id of a trace in `KEYROT_TRACE_URL`."""
+
+
+def entry_point_states() -> dict[str, EntryPoint]:
+    """Return the states of other distributions by scheme; ours cannot be replaced.
+
+    It reads files, so it is called only where a scheme is not one of ours.
+    """
+    found = {point.name: point for point in entry_points(group=STATES_GROUP)}
+    return {name: point for name, point in found.items() if name not in STATE_SCHEMES}
+
+
+def _as_urls(schemes: Iterable[str]) -> str:
+    return ", ".join(f"{scheme}://" for scheme in schemes)
 
 
 def _plain(value: object) -> object:
@@ -136,8 +154,11 @@ def _good_state(url: str) -> str:
     login = rest.partition("?")[0].rpartition("@")[0]
     if url in (FROM_REDIS_URL, IN_FILE):
         return url
+    if there and scheme not in STATE_SCHEMES and scheme in entry_point_states():
+        return url
     if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
-        allowed = f"{STATES}, {IN_FILE} (a file of this user), {FROM_REDIS_URL} (REDIS_URL)"
+        known = _as_urls([*STATE_SCHEMES, *entry_point_states()])
+        allowed = f"{known}, {IN_FILE} (a file of this user), {FROM_REDIS_URL} (REDIS_URL)"
     elif scheme == "sqlite" and (not re.match(r"/+[^/]", rest) or rest.endswith("/")):
         allowed = f"a file, such as {SAMPLE_FILE}"
     elif not scheme.startswith(("unix", "sqlite")) and re.search("[/#]", login):
@@ -233,8 +254,8 @@ class Settings(StaysHere, BaseModel):
         default="memory://", repr=False
     )
     """where limits are counted: in this process; `sqlite` or `sqlite:///path`: in a
-    [file](sqlite.md) that the processes of this host share; or in a [Redis](redis.md) for several
-    hosts"""
+    [file](sqlite.md) that the processes of this host share; in a [Redis](redis.md) for several
+    hosts; or in [a state of your own](sqlite.md#a-state-of-your-own)"""
     redis_url: SecretStr | None = None
     """that Redis, if `KEYROT_STATE_URL` is `redis`; ignored otherwise"""
     use: Use = 1.0
@@ -703,10 +724,11 @@ def _state_url(settings: Settings, problems: list[str]) -> str:
     if settings.state_url != FROM_REDIS_URL:
         return settings.state_url
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
-    if url.partition("://")[0] not in STATE_SCHEMES[2:]:
+    if url.partition("://")[0] not in REDIS_SCHEMES:
         shown = "it is no URL that can be used (not shown)" if url else "it is not set"
         problems.append(
-            f"REDIS_URL, which KEYROT_STATE_URL=redis names: {shown}; allowed: {STATES}."
+            f"REDIS_URL, which KEYROT_STATE_URL=redis names: {shown}; "
+            f"allowed: {_as_urls(REDIS_SCHEMES)}."
         )
     return url
 

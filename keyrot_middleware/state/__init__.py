@@ -1,4 +1,7 @@
-"""The state of a pool: `open_state(uri)`."""
+"""The state of a pool: `open_state(uri)`.
+
+`__all__` is what the author of another state needs (docs/sqlite.md); the rest is the pool's.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from importlib import import_module
 
 from ..core.model import RetryPolicy
 from ..errors import ConfigError, MissingExtraError, how_to_install
-from ..settings import STATE_SCHEMES
+from ..settings import STATE_SCHEMES, entry_point_states
 from .base import State
 from .fallback import FallbackState
 from .memory import MemoryState
+from .records import Change, RecordState, StoreError
 
-__all__ = ["FallbackState", "MemoryState", "State", "open_shared", "open_state"]
+__all__ = ["Change", "RecordState", "RetryPolicy", "State", "StoreError"]
 
 
 def open_state(
@@ -27,14 +31,16 @@ def open_state(
 
     Args:
         uri: `memory://`, `sqlite` or `sqlite:///path` (docs/sqlite.md), or one of `redis://`,
-            `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://` (docs/redis.md).
+            `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://` (docs/redis.md), or of a
+            scheme that an entry point `keyrot_middleware.states` names (docs/sqlite.md).
         policy: For the lengths of exponential cooldowns.
         clock: Returns epoch seconds, for backends without a clock of their own.
         pool: The pool's name, which separates its records from those of others on the server.
         variable: The setting that has *uri*, for messages.
 
     Raises:
-        ConfigError: No backend has that scheme, or the URL is wrong.
+        ConfigError: No backend has that scheme, the URL is wrong, or the entry point names nothing
+            that works.
         MissingExtraError: A required library is not installed.
     """
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
@@ -56,15 +62,18 @@ def open_shared(
     """Open a shared state without fallback, which raises errors; None for memory://.
 
     Raises:
-        ConfigError: No backend has that scheme, or the URL is wrong.
+        ConfigError: No backend has that scheme, the URL is wrong, or the entry point names nothing
+            that works.
         MissingExtraError: A required library is not installed.
     """
     scheme = uri.partition("://")[0]
     if scheme == "memory":
         return None
     if scheme not in STATE_SCHEMES:
-        allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
-        raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")
+        found = _open_plugged_in(uri, policy, clock, pool, variable)
+        if isinstance(found, ConfigError):
+            raise found
+        return found
     wanted_by = f"{variable}={scheme}://…"
     try:
         backend = import_module(".sqlite" if scheme == "sqlite" else ".redis", __package__)
@@ -83,3 +92,23 @@ def open_shared(
     else:
         state = backend.RedisState(uri, policy, clock, pool=pool, variable=variable)
     return state
+
+
+def _open_plugged_in(
+    uri: str, policy: RetryPolicy, clock: Callable[[], float], pool: str, variable: str
+) -> State | ConfigError:
+    """Return a state, or an error without frames: their local variables hold the URL's password."""
+    points, scheme = entry_point_states(), uri.partition("://")[0]
+    if scheme not in points:
+        allowed = ", ".join(f"{name}://" for name in (*STATE_SCHEMES, *points))
+        return ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")
+    cannot = f"{variable}={scheme}://…: the state {points[scheme].value} cannot be opened"
+    try:
+        found = points[scheme].load()(uri, policy, clock, pool=pool)
+    except ConfigError as error:
+        return error.with_traceback(None)
+    except Exception as error:
+        return ConfigError(f"{cannot}: {type(error).__name__}")
+    if not isinstance(found, State):
+        return ConfigError(f"{cannot}: it is no State")
+    return found

@@ -138,7 +138,12 @@ def _living(leases: WeakSet[Reservation] | None) -> list[Reservation]:
 
 
 class State(ABC):
-    """The limits of keys, who owns stored resources, and what calls did lately."""
+    """The limits of keys, who owns stored resources, and what calls did lately.
+
+    A subclass has the abstract methods. They may raise, and if it is not `is_local` they may block
+    for some seconds. `_acquire`, `_settle` and `_get_blocks` are the methods without underscore but
+    for `max_concurrency`, which is counted here. `RecordState` has all of them.
+    """
 
     is_local: ClassVar[bool] = True
     """The methods do no I/O, so that tasks may call them directly."""

@@ -1,8 +1,7 @@
 """The state of a pool in a file that the processes of one host share.
 
-A decision reads what it needs, without a lock, and writes all that it changes by one statement,
-which does so only where that is still as it was read; else the decision is made again. So no
-process holds the file while it computes, or waits for its interpreter.
+Decisions are made as `records.py` says, each written by one statement. So no process holds the file
+while it computes, or waits for its interpreter.
 """
 
 from __future__ import annotations
@@ -15,51 +14,35 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 from ..core.activity import TIMED, ActivityRows, believed_until, lifetime_s
 from ..core.ledger import (
     KeyHealth,
-    Ledger,
-    Records,
-    Reservation,
-    part_name,
-    purses_of,
-    quota_name,
-    quota_names,
 )
 from ..core.model import (
-    Block,
-    CallInfo,
     Candidate,
     Lease,
     Outcome,
     RetryPolicy,
-    Strategy,
-    Unavailable,
 )
-from ..core.selection import RankedCandidates
-from ..core.windows import cooldown_names
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork, around_fork
-from ..locks import Lock, LockError, TriedLock
+from ..locks import LockError, TriedLock
 from ..settings import IN_FILE, SAMPLE_FILE
 from .base import (
     OF_LIMITS,
     BusyError,
-    Deferred,
-    LedgerState,
     OtherVersionError,
     UnreadableRecordError,
     at_once,
-    can_wait,
-    dump,
-    expires_at,
-    load,
 )
+from .records import LOOK_AGAIN_S, ROWS_AT_ONCE, WAIT_S, Change, RecordState, Rows
 
 if sys.platform != "win32":
     import fcntl
@@ -78,9 +61,6 @@ CREATE TABLE IF NOT EXISTS counts
 CREATE TABLE IF NOT EXISTS texts
   (id INTEGER PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, expires REAL NOT NULL);
 """
-WAIT_S = 2.0
-"""How long a decision waits for other processes, seconds: they may have little of the CPU."""
-LOOK_AGAIN_S = 0.005
 TRIES = 5
 """After so many others were faster, a decision takes the file for itself."""
 SETTLES_ON_LOOP = 16
@@ -92,14 +72,14 @@ DECISIONS_ON_LOOP = 300
 CHECKPOINT_PAGES = 1_000
 SWEEP_S = 300.0
 MAX_OWNERS = 100_000
-ROWS_AT_ONCE = 500
 READ_ANEW_S = 1.0
 """How long what a connection has read of the file may stand for it, where no call waits."""
-MAX_NAMES = 10_000
 SELDOM = ("buckets", "cooldowns", "learned")
 """Tables that most pools have no record of."""
 
 
+_NEW, _SEEN = itemgetter(0, 2, 3), itemgetter(0, 1)
+"""Of a change: the row that it writes, and what must be there."""
 BROKEN = "database disk image is malformed"
 """In SQLite's own words."""
 
@@ -151,10 +131,8 @@ def _state_folder() -> Path:
     return Path(named) if named.startswith("/") else Path.home() / ".local" / "state"
 
 
-class SqliteState(LedgerState):
+class SqliteState(RecordState):
     """The pool's state in a file."""
-
-    is_local: ClassVar[bool] = False
 
     def __init__(
         self, path: Path, policy: RetryPolicy, clock: Callable[[], float], *, pool: str = "default"
@@ -167,9 +145,8 @@ class SqliteState(LedgerState):
             clock: Returns epoch seconds, the same in all processes.
             pool: Its name, with which the names of its records begin.
         """
-        super().__init__(clock)
-        self.path, self._pool = path, pool
-        self._lock = Lock(2 * WAIT_S)
+        super().__init__(policy, clock, pool=pool)
+        self.path = path
         self._tried_lock = TriedLock(self._lock)
         self._queue: deque[None] = deque()
         """One for each thread that decides, or waits to."""
@@ -184,8 +161,6 @@ class SqliteState(LedgerState):
         self._inodes: list[tuple[int, int] | None] = []
         self._swept_at = -SWEEP_S
         self._failed_at = 0.0
-        self._deferred = Deferred[tuple[Lease, Outcome]](self)
-        self._is_closed = False
         self._unreadable = False
         """A record of a limit could not be read."""
         self._is_damaged = False
@@ -194,53 +169,41 @@ class SqliteState(LedgerState):
         """When the file was last read anew, by `time.monotonic()`."""
         self._is_unsafe = False
         """The process was forked while a thread used the file."""
-        self._rows = _Rows(f"{pool}:", self._execute)
-        self._ledger = Ledger(self._rows.records(), policy)
         around_fork(self, SqliteState._before_fork, SqliteState._after_fork_in_parent)
         after_fork(self, SqliteState._after_fork_in_child)
 
-    # Calls ----------------------------------------------------------------------------------------
+    def _make_rows(self, prefix: str) -> Rows:
+        return _FileRows(prefix, self)
 
-    def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
-    ) -> Lease | Unavailable:
-        needed = self._needed(info, [key for _, key in candidates])
-        return self._run(
-            lambda now: self._ledger.acquire(info, candidates, now, strategy=strategy), needed
+    # Records --------------------------------------------------------------------------------------
+
+    def read(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return records; see `RecordState.read`."""
+        sql = f"SELECT name, value FROM records WHERE name IN {_marks(1, len(names))}"  # noqa: S608
+        return dict(self._execute(sql, names))
+
+    def read_all(self, prefix: str) -> Mapping[str, str]:
+        """Return all records of a table; see `RecordState.read_all`."""
+        sql = "SELECT name, value FROM records WHERE name >= ? AND name < ?"
+        return dict(self._execute(sql, _range(prefix)))
+
+    def write(self, changes: Sequence[Change]) -> bool:
+        """Write what was changed, if it is as it was read; see `RecordState.write`."""
+        count = len(changes)
+        (written,) = self._execute(
+            "INSERT INTO records SELECT * FROM"  # noqa: S608 - marks
+            f" (VALUES {_marks(count, 3)}) WHERE NOT EXISTS (SELECT 1 FROM"
+            f" (VALUES {_marks(count, 2)}) AS seen LEFT JOIN records ON name = seen.column1"
+            " WHERE value IS NOT seen.column2)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value, expires = excluded.expires",
+            [*chain.from_iterable(map(_NEW, changes)), *chain.from_iterable(map(_SEEN, changes))],
         )
+        return bool(written > 0)
 
-    def _needed(self, info: CallInfo, keys: Sequence[Candidate]) -> list[tuple[str, str]]:
-        """Return the records about a call; its bucket is often named like its model."""
-        model, needed = info.quota_model, [("buckets", info.quota_model)]
-        for key in keys:
-            needed.append(("learned", quota_name(key.project, model)))
-            needed += [("quotas", name) for name in quota_names(key.project, model, info.terms)]
-            needed += [("purses", name) for name, _ in purses_of(key, info)]
-            needed += [("cooldowns", name) for name in cooldown_names(key)]
-        return needed
-
-    def _settle(self, lease: Lease, outcome: Outcome, names: Sequence[str]) -> float | None:
-        if self.settles_without_io(lease, outcome, names):
-            self._deferred.add((lease, outcome))
-            return None
-        needed = self._needed_to_settle(lease)
-        return self._run(lambda now: self._ledger.settle(lease, outcome, names, now), needed)
-
-    def settles_without_io(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> bool:
-        """Return whether `settle` only defers; see `State.settles_without_io`."""
-        return not self._is_closed and can_wait(lease, outcome, tuple(names))
-
-    def _needed_to_settle(self, lease: Lease) -> list[tuple[str, str]]:
-        name, reservation = quota_name(lease.project, lease.bucket), lease.reservation
-        parts = reservation.parts if isinstance(reservation, Reservation) else ()
-        needed = [("health", lease.key_id), ("quotas", name), ("learned", name)]
-        needed += [("quotas", part_name(name, part)) for part in parts]
-        needed += [("purses", name) for name in lease.purses]
-        return needed + [("cooldowns", name) for name in cooldown_names(lease)]
-
-    def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
-        needed = self._needed(info, keys)
-        return self._run(lambda now: self._ledger.get_blocks(info, keys, now), needed)
+    def _write_changed(self) -> bool:
+        """Write what a decision has changed; return False if somebody else was faster."""
+        changes = self._rows.changes(self._clock())
+        return not changes or self.write(changes)
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
@@ -273,15 +236,8 @@ class SqliteState(LedgerState):
     def close(self) -> None:
         """Write what was deferred and close the file; calls in flight can still be settled."""
         super().close()
-        self._is_closed = True
-        self._deferred.finish()
         with suppress(LockError), self._lock:
             self._close()
-
-    def flush(self) -> None:
-        """Write the deferred settles."""
-        while self._deferred:
-            self._run(lambda _: None)
 
     # Activity -------------------------------------------------------------------------------------
 
@@ -410,9 +366,6 @@ class SqliteState(LedgerState):
             self._deferred.put_back(settles)
             raise BusyError(str(error)) from error
 
-    def _needed_after(self, settles: list[tuple[Lease, Outcome]]) -> list[tuple[str, str]]:
-        return [one for lease, _ in settles for one in self._needed_to_settle(lease)]
-
     def _check_at_once(self, needed: list[tuple[str, str]]) -> None:
         """Raise BusyError if a decision is one for a thread, or a thread waits for its own."""
         if self._queue or time.monotonic() < self._alone_at:
@@ -437,7 +390,7 @@ class SqliteState(LedgerState):
             self._rows.clear()
             self._rows.read_ahead(needed)
             result = decide(self._clock())
-            if self._rows.store(self._clock()):
+            if self._write_changed():
                 self._on_loop += 1
                 return result
         except Exception:
@@ -454,18 +407,6 @@ class SqliteState(LedgerState):
             self._execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if waits else 0}")
             self._waits = waits
 
-    def _after(
-        self, settles: list[tuple[Lease, Outcome]], decide: Callable[[float], _T]
-    ) -> Callable[[float], _T]:
-        """Return a decision that settles first."""
-
-        def both(now: float) -> _T:
-            for lease, outcome in settles:
-                self._ledger.settle(lease, outcome, (), now)
-            return decide(now)
-
-        return both
-
     def _decide(self, decide: Callable[[float], _T], needed: Iterable[tuple[str, str]]) -> _T:
         """Make a decision, again and again until nobody was faster."""
         self._open()
@@ -477,7 +418,7 @@ class SqliteState(LedgerState):
             self._rows.clear()
             self._rows.read_ahead(needed)
             result = decide(self._clock())
-            if self._rows.store(self._clock()):
+            if self._write_changed():
                 if tries == TRIES:
                     self._execute("COMMIT")
                 break
@@ -648,6 +589,11 @@ def _check_user(path: Path, found: os.stat_result) -> None:
     raise PermissionError(0, "the file belongs to another user; name another one")
 
 
+def _range(prefix: str) -> tuple[str, str]:
+    """Return the first name that begins with a prefix, and the first one behind these."""
+    return prefix, f"{prefix[:-1]}{chr(ord(prefix[-1]) + 1)}"
+
+
 @lru_cache
 def _marks(rows: int, columns: int) -> str:
     return ",".join([f"({','.join('?' * columns)})"] * rows)
@@ -656,28 +602,13 @@ def _marks(rows: int, columns: int) -> str:
 # Rows --------------------------------------------------------------------------------------------
 
 
-class _Rows:
-    """What a decision has read and changed."""
+class _FileRows(Rows):
+    """Rows of which one statement reads all that a call needs."""
 
-    def __init__(self, prefix: str, execute: Callable[..., list[Any]]) -> None:
-        self._execute = execute
-        self.full_name = lru_cache(MAX_NAMES)(partial(_full_name, prefix))
-        self._firsts = "".join(_first_of(prefix, table) for table in SELDOM)
-        self.clear()
-
-    def clear(self) -> None:
-        self.texts: dict[str, str | None] = {}
-        """As read; None: there is none."""
-        self.found: dict[str, Any] = {}
-        self.changed: set[str] = set()
-        self.filled: set[str] = set()
-        """Tables that have a record, as far as is known."""
-        self.empty: set[str] = set()
-        """Tables that have none."""
-
-    def records(self) -> Records:
-        names = Records.__dataclass_fields__
-        return Records(**{name: _Table[Any](self, name) for name in names})
+    def __init__(self, prefix: str, state: SqliteState) -> None:
+        super().__init__(prefix, state)
+        self._execute = state._execute
+        self._firsts = "".join(_first_of(table, self.full_name(table, "")) for table in SELDOM)
 
     def read_ahead(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read what a decision needs: tables and names; of `SELDOM` only where there is any."""
@@ -698,108 +629,11 @@ class _Rows:
         self.empty = {one for one in SELDOM if one not in firsts}
         self.read([one for one in seldom if one[0] in firsts])
 
-    def read(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Read records that are needed soon: tables and names."""
-        tables = {self.full_name(table, name): table for table, name in wanted}
-        names = [*tables]
-        for start in range(0, len(names), ROWS_AT_ONCE):
-            some = names[start : start + ROWS_AT_ONCE]
-            sql = f"SELECT name, value FROM records WHERE name IN {_marks(1, len(some))}"  # noqa: S608
-            found = dict(self._execute(sql, some))
-            self.texts.update(dict.fromkeys(some) | found)
-            self.filled.update(tables[name] for name in found)
 
-    def text(self, table: str, name: str) -> str | None:
-        """Return a record as it is in the file."""
-        full = self.full_name(table, name)
-        if full not in self.texts and table not in self.empty:
-            self.read([(table, name)])
-        return self.texts.setdefault(full)
-
-    def read_all(self, tables: Iterable[str]) -> None:
-        """Parse all records of tables."""
-        records = self.records()
-        for table in tables:
-            getattr(records, table).items()
-
-    def read_range(self, begin: str, end: str) -> dict[str, str | None]:
-        sql = "SELECT name, value FROM records WHERE name >= ? AND name < ?"
-        self.texts.update(self._execute(sql, (begin, end)))
-        return self.texts
-
-    def store(self, now: float) -> bool:
-        """Write what was changed; return False if somebody else has changed it meanwhile."""
-        if not self.changed:
-            return True
-        new: list[Any] = []
-        seen: list[Any] = []
-        for name in self.changed:
-            record = self.found[name]
-            text = "" if record is None else dump(record)  # swept soon
-            new += [name, text, now if record is None else expires_at(record, now)]
-            seen += [name, self.texts[name]]
-        count = len(self.changed)
-        (written,) = self._execute(
-            "INSERT INTO records SELECT * FROM"  # noqa: S608 - marks
-            f" (VALUES {_marks(count, 3)}) WHERE NOT EXISTS (SELECT 1 FROM"
-            f" (VALUES {_marks(count, 2)}) AS seen LEFT JOIN records ON name = seen.column1"
-            " WHERE value IS NOT seen.column2)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value, expires = excluded.expires",
-            new + seen,
-        )
-        return bool(written > 0)
-
-
-def _first_of(prefix: str, table: str) -> str:
-    """Return SQL that adds a row with the name of a table, if it has a record."""
-    start = _full_name(prefix, table, "").replace("'", "''")
-    begin, end = f"'{start}'", f"'{start[:-1]};'"
+def _first_of(table: str, prefix: str) -> str:
+    """Return SQL that adds a row with the name of a table, if a record begins with its prefix."""
+    begin, end = (f"'{one}'" for one in _range(prefix.replace("'", "''")))
     return (
         f" UNION ALL SELECT * FROM (SELECT '{table}', NULL FROM records"  # noqa: S608 - quoted
         f" WHERE name >= {begin} AND name < {end} LIMIT 1)"
     )
-
-
-def _full_name(prefix: str, table: str, name: str) -> str:
-    text = f"{prefix}{table}:{name}"
-    return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-class _Table(Generic[_T]):
-    """One table of `Records`."""
-
-    def __init__(self, rows: _Rows, table: str) -> None:
-        self._rows, self._table = rows, table
-
-    def get(self, name: str) -> _T | None:
-        rows, full = self._rows, self._rows.full_name(self._table, name)
-        if full not in rows.found:
-            text = rows.text(self._table, name)
-            rows.found[full] = load(self._table, full, text) if text else None
-        found: _T | None = rows.found[full]
-        return found
-
-    def __setitem__(self, name: str, record: _T | None) -> None:
-        self.get(name)
-        full = self._rows.full_name(self._table, name)
-        self._rows.found[full] = record
-        self._rows.changed.add(full)
-
-    def pop(self, name: str, default: None) -> None:
-        del default
-        rows, full = self._rows, self._rows.full_name(self._table, name)
-        if rows.text(self._table, name):
-            rows.found[full] = None
-            rows.changed.add(full)
-
-    def keys(self) -> list[str]:
-        start = self._rows.full_name(self._table, "")
-        texts = self._rows.read_range(start, f"{start[:-1]};")
-        return [name.removeprefix(start) for name in texts if name.startswith(start)]
-
-    def items(self) -> list[tuple[str, _T]]:
-        found = [(name, self.get(name)) for name in self.keys()]
-        return [(name, record) for name, record in found if record is not None]
-
-    def __len__(self) -> int:
-        return self._table in self._rows.filled  # that of a decision was read before

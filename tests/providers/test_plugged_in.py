@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.json_server import JsonServer, Response
+from support.plugged_in import write_distribution
 
 from keyrot_middleware import providers
 from keyrot_middleware.core.failures import CLASSES
@@ -35,11 +36,7 @@ def plug_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlugIn]:
     """Return what makes a distribution of this name with these entry points."""
 
     def install(package: str, **points: str) -> None:
-        info = here / f"{package}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = "".join(f"{name} = {value}\n" for name, value in points.items())
-        (info / "entry_points.txt").write_text(f"[{providers.GROUP}]\n{lines}")
+        write_distribution(here, package, providers.GROUP, **points)
         monkeypatch.syspath_prepend(here)
 
     (here / "acme_api.py").write_text(MODULE)

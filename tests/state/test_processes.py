@@ -218,7 +218,7 @@ def test_a_fork_during_a_transaction_that_hangs_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child does not use what another thread had open: it fails at once, and falls back."""
-    monkeypatch.setattr("keyrot_middleware.state.sqlite.WAIT_S", 0.05)
+    monkeypatch.setattr("keyrot_middleware.state.records.WAIT_S", 0.05)
     with opened(tmp_path / "keyrot.sqlite3") as state:
         lease_of(state, TWENTY)
         with ThreadPoolExecutor(1) as other, ExitStack() as stack:

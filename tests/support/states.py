@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,13 +35,15 @@ from keyrot_middleware.state import FallbackState, MemoryState, State, open_stat
 from keyrot_middleware.state.fallback import Breaker
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.sqlite import SqliteState
+from support.docs_blocks import ROOT, blocks
 from support.pool import INFO, key
 from support.servers import BINARIES, server, wait_for
 
 SHARED = ("sqlite://", "valkey://")
 """The backends that processes can share."""
-URIS = ("memory://", *SHARED)
-"""Every backend; a new one is one more row here and in `open_at`."""
+URIS = ("memory://", *SHARED, "jar://")
+"""Every backend; a new one is one more row here and in `open_at`. `jar` is that of docs/sqlite.md,
+which stands for those of other distributions."""
 OK = Outcome(LeaseOutcome.SUCCESS)
 UNSENT = Outcome(LeaseOutcome.UNSENT)
 ABANDONED = Outcome(LeaseOutcome.ABANDONED)
@@ -57,9 +60,24 @@ def open_at(uri: str, clock: Callable[[], float]) -> State:
     name, pool = uri.partition("://")[0], f"pool-{next(_pools)}"
     if name == "sqlite":
         return SqliteState(Path(_folder.name) / f"{pool}.sqlite3", RetryPolicy(), clock)
+    if name == "jar":
+        return jar_state()(f"jar://{_folder.name}/{pool}.json", RetryPolicy(), clock, pool=pool)
     if name not in BINARIES:
         return open_state(uri, RetryPolicy(), clock)
     return RedisState(server(name).url, RetryPolicy(), pool=pool, test_clock=clock)
+
+
+@cache
+def jar_state() -> Any:
+    """Return the class of the state that docs/sqlite.md shows."""
+    names: dict[str, Any] = {}
+    exec(jar_module(), names)  # noqa: S102 - the page's code is what is tested
+    return names["JarState"]
+
+
+def jar_module() -> str:
+    (block,) = [b for b in blocks(ROOT / "docs" / "sqlite.md") if b.file == "jar_state.py"]
+    return block.code
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Secret stores for tests: one behind a gate, some plugged in; and helpers that read a store."""
 
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretStore
 from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
+from support.plugged_in import write_distribution
 from support.servers import wait_for
 
 
@@ -110,10 +110,6 @@ def open_flawed(environ: Mapping[str, str]) -> SafeStore:
 
 def plug_in(folder: Path, *schemes: str) -> str:
     """Write the metadata of a distribution with these stores; return the path to import from."""
-    info = folder / "safe_keyrot-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: safe-keyrot\nVersion: 1.0\n")
-    group = "[keyrot_middleware.secret_stores]\n"
-    lines = "".join(f"{name} = {sys.modules[__name__].__name__}:open_{name}\n" for name in schemes)
-    (info / "entry_points.txt").write_text(group + lines)
+    points = {name: f"{__name__}:open_{name}" for name in schemes}
+    write_distribution(folder, "safe-keyrot", "keyrot_middleware.secret_stores", **points)
     return str(folder)

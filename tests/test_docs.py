@@ -15,7 +15,7 @@ from support.docs_blocks import PAGES, ROOT, Block, blocks
 from support.forks import run_fork
 
 import keyrot_middleware
-from keyrot_middleware import providers, state, testing
+from keyrot_middleware import providers, secrets, state, testing
 from keyrot_middleware.keys_file import read_keys
 from keyrot_middleware.settings import ENV_NAMES, STATES_GROUP
 from keyrot_middleware.testing import FakeGemini
@@ -195,7 +195,7 @@ def test_the_reference_has_every_public_name() -> None:
             named |= {f"{module}.{name}" for name in re.findall(r"\w+", names)}
         if page.parent.name == "reference":
             reference |= set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
-    for module in (keyrot_middleware, providers, state, testing):
+    for module in (keyrot_middleware, providers, secrets, state, testing):
         named |= {f"{module.__name__}.{name}" for name in module.__all__}
     named -= {"keyrot_middleware.secret_stores", STATES_GROUP}  # entry points, and no modules
     for name in reference:

@@ -31,7 +31,7 @@ from ..errors import KeyrotError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
 from ..providers.keys import StaysHere, foreign_key, is_ambiguous, mask_keys
-from . import MASKED_FROM, PlainText, Secret, SecretStore
+from .secret import MASKED_FROM, PlainText, Secret, SecretStore
 
 START_TIMEOUT_S = 10.0
 """How long a start waits for stores; keys that have no answer by then join later."""

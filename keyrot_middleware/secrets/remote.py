@@ -26,7 +26,7 @@ from ..errors import ConfigError, SecretError
 from ..forks import after_fork
 from ..locks import Lock
 from ..providers.keys import StaysHere, display
-from . import PlainText, Secret
+from .secret import PlainText, Secret
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 4.0
@@ -41,7 +41,10 @@ Stored = str | bytes | Mapping[str, object]
 
 
 class Unreadable(Exception):  # noqa: N818 - an answer for one secret; the others may be readable
-    """The store answered that it does not give this secret."""
+    """The store answered that it does not give this secret.
+
+    The text says why. It is shown, so it must hold no value.
+    """
 
 
 def codes(*found: object) -> str:
@@ -50,14 +53,18 @@ def codes(*found: object) -> str:
 
 
 class RemoteStore(StaysHere, ABC):
-    """Reads secrets with the client of a library; safe from several threads.
+    """Reads secrets with the client of a library, at `scheme://NAME#field`.
 
-    The client is kept, with its login. If nothing could be read with it, there is a new one, once
-    in a look-up.
+    A subclass says how to `connect`, `read` and `write`. The rest is here: a look-up reads each
+    secret once, ten at once, in threads; what fails for one secret, and what for all; fields of
+    JSON objects; messages without values. The client is kept, with its login, and used by several
+    threads at once. If nothing could be read with it, there is a new one, once in a look-up; a
+    forked child makes its own.
     """
 
     scheme: str
     libraries: tuple[str, ...] = ()
+    """Modules that are imported when the store is opened, since threads import nothing."""
 
     def __init__(self, default: str) -> None:
         """Connect to nothing yet; *default* is the secret with a field for each key.
@@ -74,7 +81,11 @@ class RemoteStore(StaysHere, ABC):
 
     @abstractmethod
     def connect(self) -> Any:
-        """Return the library's client, logged in."""
+        """Return the library's client, logged in; set its time-outs to a few seconds.
+
+        Raises:
+            Exception: Messages show its class alone.
+        """
 
     @abstractmethod
     def read(self, client: Any, name: str, version: str = "") -> tuple[Stored, str]:
@@ -101,6 +112,11 @@ class RemoteStore(StaysHere, ABC):
         """Return the version before *version*; "": there is none."""
         del client, name
         return str(int(version) - 1) if version not in ("", "1") else ""
+
+    def names_version(self, name: str) -> bool:
+        """Return whether a name is one of a version, whose value never changes."""
+        del name
+        return False
 
     def server_of(self, name: str) -> str:
         """Return which server has a secret; where it fails, no other of its secrets is read."""
@@ -130,7 +146,7 @@ class RemoteStore(StaysHere, ABC):
         name = _name_in(place)
 
         def work(client: Any) -> None:
-            if self.scheme in ("azure", "gcp") and name.count("/") > 1:
+            if self.names_version(name):
                 raise Unreadable("it names a version, which always has the same value")
             stored, version = self.read(client, name)
             if _key_in(stored, place, key_id) != old:
@@ -524,6 +540,10 @@ class AzureStore(RemoteStore):
         """Return where a key is kept by default."""
         return f"{self.scheme}://{self._default}/{key_id.replace('_', '-')}"
 
+    def names_version(self, name: str) -> bool:
+        """Return whether it is `VAULT/SECRET/VERSION`."""
+        return name.count("/") > 1
+
     def server_of(self, name: str) -> str:
         """Return the vault."""
         return name.partition("/")[0]
@@ -657,6 +677,10 @@ class GcpStore(RemoteStore):
         """Read at *endpoint*; *login* returns credentials and their project."""
         super().__init__(default)
         self._endpoint, self._login = endpoint, login or google_login
+
+    def names_version(self, name: str) -> bool:
+        """Return whether it is `PROJECT/SECRET/VERSION`."""
+        return name.count("/") > 1
 
     def connect(self) -> Any:
         """Return a session that sends tokens, and the project of the login."""

@@ -20,9 +20,9 @@ from dotenv import dotenv_values
 from ..errors import ConfigError, MissingExtraError, SecretError
 from ..keys_file import entry_point_stores
 from ..settings import KEY_PREFIX, read_env_file
-from . import Secret, SecretStore
 from .cache import START_TIMEOUT_S, SecretCache, SecretLocation
 from .remote import CHANGED, OPENERS
+from .secret import Secret, SecretStore
 
 if sys.platform != "win32":
     import fcntl

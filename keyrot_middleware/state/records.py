@@ -47,6 +47,11 @@ WAIT_S = 2.0
 """How long a decision waits for other processes, seconds: they may have little of the CPU."""
 LOOK_AGAIN_S = 0.005
 ROWS_AT_ONCE = 500
+SETTLES_AT_ONCE = 16
+"""Of earlier calls, with one decision. Each changes a few records, and a service that writes all of
+its changes or none may take a hundred at most."""
+ACTIVITY_AT_ONCE = 25
+"""Records of counts, and of texts. Each is right by itself: one write need not have all."""
 MAX_NAMES = 10_000
 
 Change = tuple[str, str | None, str, float]
@@ -111,6 +116,10 @@ class RecordState(LedgerState):
     @abstractmethod
     def write(self, changes: Sequence[Change]) -> bool:
         """Write all *changes*, or none if a record is not as it was read; return whether it did.
+
+        A call changes a few records; with earlier calls that are settled with it, some tens. Only
+        the values of keys, and limits that are read from a provider, may be many more: a record for
+        each key, and for each model of a project.
 
         No other process may write between the comparison and the last of the changes: this is one
         statement or one transaction. Limits are as exact as this.
@@ -194,7 +203,7 @@ class RecordState(LedgerState):
         Raises:
             StoreError: The store cannot be used.
         """
-        if settles := self._deferred.take():
+        if settles := self._deferred.take(SETTLES_AT_ONCE):
             decide, needed = self._after(settles, decide), list(needed)
             needed += self._needed_after(settles)
 
@@ -252,6 +261,12 @@ class RecordState(LedgerState):
     def add_activity(self, rows: ActivityRows) -> None:
         """Add to the activity of the pool; see `State.add_activity`."""
         self.flush()
+        counts, texts = [*rows.counts.items()], [*rows.texts.items()]
+        for start in range(0, max(len(counts), len(texts)), ACTIVITY_AT_ONCE):
+            some = slice(start, start + ACTIVITY_AT_ONCE)
+            self._add(ActivityRows(dict(counts[some]), dict(texts[some])))
+
+    def _add(self, rows: ActivityRows) -> None:
         self._until_written(lambda now: (None, self._activity_changes(rows, now)))
 
     def _activity_changes(self, rows: ActivityRows, now: float) -> list[Change]:
@@ -277,7 +292,7 @@ class RecordState(LedgerState):
 
     def _read_activity(self, table: str, names: Iterable[str]) -> tuple[Mapping[str, str], float]:
         full = [*self._names(table, names)]
-        return self._until_written(lambda now: ((self.read(full), now), []))
+        return self._until_written(lambda now: ((_read(self, full), now), []))
 
     def activity(
         self, names: Sequence[str], fields: Sequence[str] | None
@@ -340,12 +355,9 @@ class Rows:
     def read(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Read records that are needed soon: tables and names."""
         tables = {self.full_name(table, name): table for table, name in wanted}
-        names = [*tables]
-        for start in range(0, len(names), ROWS_AT_ONCE):
-            some = names[start : start + ROWS_AT_ONCE]
-            found = self._store.read(some)
-            self.texts.update(dict.fromkeys(some) | dict(found))
-            self.filled.update(tables[name] for name in found)
+        found = _read(self._store, [*tables])
+        self.texts |= dict.fromkeys(tables) | found
+        self.filled.update(tables[name] for name in found)
 
     def text(self, table: str, name: str) -> str | None:
         """Return a record as it is in the store."""
@@ -374,6 +386,14 @@ class Rows:
             ends = now if record is None else expires_at(record, now)
             changes.append((name, self.texts[name], text, ends))
         return changes
+
+
+def _read(store: RecordState, names: Sequence[str]) -> dict[str, str]:
+    """Read records, no more at once than `RecordState.read` says."""
+    found = dict[str, str]()
+    for start in range(0, len(names), ROWS_AT_ONCE):
+        found.update(store.read(names[start : start + ROWS_AT_ONCE]))
+    return found
 
 
 def _full_name(prefix: str, table: str, name: str) -> str:

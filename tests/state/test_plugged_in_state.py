@@ -29,7 +29,7 @@ from support.states import (
 )
 
 from keyrot_middleware.core.activity import ActivityRows
-from keyrot_middleware.core.model import Limits, RetryPolicy
+from keyrot_middleware.core.model import LeaseOutcome, Limits, Outcome, RetryPolicy, Usage
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.settings import STATE_SCHEMES, STATES_GROUP, load
 from keyrot_middleware.state import RecordState, StoreError, open_state, records
@@ -275,6 +275,27 @@ def test_a_plain_success_is_written_with_the_next_decision(jar: RecordState) -> 
     jar.close()
     settle(jar, lease, OK)
     assert jar.snapshot([FIVE])["a"].success_count == 3
+
+
+def test_much_is_read_and_written_in_pieces(jar: RecordState) -> None:
+    """A service that writes all of its changes or none may take a hundred of them at most."""
+    writes, write = [], jar.write
+    jar.write = lambda changes: writes.append(len(changes)) or write(changes)  # type: ignore[method-assign, func-returns-value]
+    reads, read = [], jar.read
+    jar.read = lambda names: reads.append(len(names)) or read(names)  # type: ignore[method-assign, func-returns-value]
+    keys = [key(f"k{number}", FIVE.limits) for number in range(60)]
+    for lease in [lease_of(jar, one) for one in keys]:
+        jar.settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=7)))
+    lease_of(jar, FIVE)
+    jar.close()
+    assert [one.success_count for one in jar.snapshot(keys).values()] == [1] * 60
+    days = [f"day:{number}" for number in range(1_100)]
+    texts = {f"failures:{number}": (["one"], 2) for number in range(60)}
+    jar.add_activity(ActivityRows({name: {"n": 1} for name in days}, texts))
+    assert jar.activity(days, ["n"]) == [{"n": 1}] * 1_100
+    assert jar.activity_log("failures:59") == ["one"]
+    assert max(writes) <= 60
+    assert max(reads) == 500
 
 
 def test_a_decision_is_made_again_until_nobody_was_faster(

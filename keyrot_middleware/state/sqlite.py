@@ -22,26 +22,13 @@ from typing import Any, TypeVar
 from weakref import finalize
 
 from ..core.activity import TIMED, ActivityRows, believed_until, lifetime_s
-from ..core.ledger import (
-    KeyHealth,
-)
-from ..core.model import (
-    Candidate,
-    Lease,
-    Outcome,
-    RetryPolicy,
-)
+from ..core.ledger import KeyHealth
+from ..core.model import Candidate, Lease, Outcome, RetryPolicy
 from ..errors import ConfigError, KeyrotError
 from ..forks import after_fork, around_fork
 from ..locks import LockError, TriedLock
 from ..settings import IN_FILE, SAMPLE_FILE
-from .base import (
-    OF_LIMITS,
-    BusyError,
-    OtherVersionError,
-    UnreadableRecordError,
-    at_once,
-)
+from .base import OF_LIMITS, BusyError, OtherVersionError, UnreadableRecordError, at_once
 from .records import LOOK_AGAIN_S, ROWS_AT_ONCE, WAIT_S, Change, RecordState, Rows
 
 if sys.platform != "win32":
@@ -76,8 +63,6 @@ READ_ANEW_S = 1.0
 """How long what a connection has read of the file may stand for it, where no call waits."""
 SELDOM = ("buckets", "cooldowns", "learned")
 """Tables that most pools have no record of."""
-
-
 _NEW, _SEEN = itemgetter(0, 2, 3), itemgetter(0, 1)
 """Of a change: the row that it writes, and what must be there."""
 BROKEN = "database disk image is malformed"

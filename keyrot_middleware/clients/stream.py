@@ -184,9 +184,9 @@ class Stream(Held):
             RuntimeError: Another task is reading it.
             BaseException: The error of the library that opened it.
         """
-        driver: Any = self.driver
         if not self._reading.acquire(blocking=False):
-            raise (ValueError if driver.in_thread else RuntimeError)(_IS_READ)
+            in_thread = self.driver is not None and self.driver.in_thread
+            raise (ValueError if in_thread else RuntimeError)(_IS_READ)
         try:
             while not self.is_over:
                 data, error = None, None
@@ -194,7 +194,7 @@ class Stream(Held):
                     if self._first:
                         data = self._first.pop(0)
                     elif not self._is_closing:
-                        data = await driver.in_span(self._next)
+                        data = await self.driver.in_span(self._next)  # type: ignore[union-attr]  # open
                 except Exception as raised:
                     error = raised
                 if data is None or self.reader.error is not None:

@@ -79,10 +79,10 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
             library="aiohttp",
             is_exposed=request.proxy is not None and is_clear_here(address),
         )
-        found = read(self._calls, self._served, incoming)
-        if found is not None:
+        plan = read(self._calls, self._served, incoming)
+        if plan is not None:
             self._origin = url.origin()
-        return await self.ahandle(incoming, found, request, partial(self._send, send))
+        return await self.ahandle(incoming, plan, request, partial(self._send, send))
 
     async def _send(self, send: Callable[[Any], Any], request: Any) -> Any:
         try:

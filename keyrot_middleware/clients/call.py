@@ -74,7 +74,7 @@ class Incoming(NamedTuple):
     """The head of a response can have a timeout of its own."""
     is_exposed: bool = False
     """It goes to this machine in clear, and a proxy of the program's or its environment gets it."""
-    found: tuple[Provider, Route] | None = None
+    routed: tuple[Provider, Route] | None = None
     """Whose it is, and what it asks for, where that was read before, as by `keyrot serve`."""
 
 
@@ -293,10 +293,10 @@ class Call:
         """Send the request to another model, which its path names, or its body."""
         method, url, _ = self.target
         models = self.state.info.model, model
-        found = self.provider.with_model(self.route, url, self.content, models)
-        if found is None:
+        target = self.provider.with_model(self.route, url, self.content, models)
+        if target is None:
             return False
-        self.target = Target(method, *found)
+        self.target = Target(method, *target)
         return True
 
     def key(self, lease: Lease) -> Secret:
@@ -414,8 +414,8 @@ class Call:
         if len(content) > _LONGEST_ERROR or self.state.info.bound_to_owner:
             return None
         try:
-            found = self.provider.find_error(text)
-            return found and redacted_json(found, self.redact)
+            error = self.provider.find_error(text)
+            return error and redacted_json(error, self.redact)
         except Exception:
             handle_internal_error("clients")
             return None

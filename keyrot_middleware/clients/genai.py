@@ -142,8 +142,8 @@ class _Clients:
             retry = option(http_options, "retry_options") or shared.retry_options
             attempts = 1
             if retry is not None:
-                found = option(retry, "attempts")
-                attempts = _DEFAULT_ATTEMPTS if found is None else found
+                asked = option(retry, "attempts")
+                attempts = _DEFAULT_ATTEMPTS if asked is None else asked
             http_request.headers = headers = dict(http_request.headers)  # 1.x: those of the client
             call, platform = SdkCall(attempts=attempts), platform_of(client)
             token = self._begin(client.api_key, http_request.url, headers, platform, call)

@@ -64,17 +64,17 @@ class HttpxTransports(Library["httpx.Request", "httpx.Response"]):
             _some(request.headers.raw, self._of_requests),
             inf if limit is None else limit,
             library=self._library.__name__,
-            found=request.extensions.get("keyrot_route"),
+            routed=request.extensions.get("keyrot_route"),
         )
         if is_clear_here(incoming.url) and _has_proxy(transport, self._library):
             incoming = incoming._replace(is_exposed=True)
-        found = read(self._calls, self._served, incoming)
+        plan = read(self._calls, self._served, incoming)
         if in_thread:
-            return self.handle(incoming, found, request, transport.handle_request)
-        if isinstance(found, Call) and not _in_asyncio():
-            own = found.own
-            found = None if own else found.calls.home_key(found.provider, incoming.url)
-        return self.ahandle(incoming, found, request, transport.handle_async_request)
+            return self.handle(incoming, plan, request, transport.handle_request)
+        if isinstance(plan, Call) and not _in_asyncio():
+            own = plan.own
+            plan = None if own else plan.calls.home_key(plan.provider, incoming.url)
+        return self.ahandle(incoming, plan, request, transport.handle_async_request)
 
     async def body_of(self, request: httpx.Request) -> tuple[bytes, Pieces | None]:
         """Return the body, and the rest of one that is too long to be kept; or None."""
@@ -248,8 +248,8 @@ def _some(raw: list[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, 
     """Return some headers as a dictionary: each look-up in those of httpx takes microseconds."""
     if not raw:
         return {}
-    found, texts = zip(*raw, strict=True)
-    fields = dict(zip(map(bytes.lower, found), texts, strict=True))
+    given, texts = zip(*raw, strict=True)
+    fields = dict(zip(map(bytes.lower, given), texts, strict=True))
     return {name.decode(): fields[name].decode("latin-1") for name in names & fields.keys()}
 
 
@@ -280,10 +280,10 @@ def _has_proxy(transport: Any, library: Any) -> bool:
     """
     core: Any = sys.modules.get(library.__name__.replace("httpx", "httpcore"))
     pools = () if core is None else (core.ConnectionPool, core.AsyncConnectionPool)
-    found, senders = list[Any](), [transport]
+    connections, senders = list[Any](), [transport]
     for sender in senders:  # which grows meanwhile
         if isinstance(sender, pools):
-            found.append(sender)
+            connections.append(sender)
         elif len(senders) < _MOST_SENDERS:
             parts = getattr(sender, "__dict__", {}).values()
             senders += [
@@ -291,10 +291,10 @@ def _has_proxy(transport: Any, library: Any) -> bool:
                 for part in parts
                 if hasattr(part, "handle_request") or hasattr(part, "handle_async_request")
             ]
-    if not found:
+    if not connections:
         return isinstance(transport, library.HTTPTransport | library.AsyncHTTPTransport)
     proxies = core.HTTPProxy, core.SOCKSProxy, core.AsyncHTTPProxy, core.AsyncSOCKSProxy
-    return any(isinstance(pool, proxies) for pool in found)
+    return any(isinstance(pool, proxies) for pool in connections)
 
 
 def _in_asyncio() -> bool:
@@ -364,13 +364,13 @@ def _picked(calls: PooledCalls | None, served: Served, library: str) -> Wrapper:
 
     def wrapper(wrapped: Wrapped, _client: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `_transport_for_url` of both clients."""
-        found = wrapped(*args, **kwargs)
+        transport = wrapped(*args, **kwargs)
         url = (*args, *kwargs.values())[-1]  # behind the client, where it is called unbound
-        if url.host not in hosts or isinstance(found, _Explicit):
-            return found
+        if url.host not in hosts or isinstance(transport, _Explicit):
+            return transport
         if not over:
             over.append(HttpxTransports(calls, served, library))
-        return PooledTransport(found, over[0])
+        return PooledTransport(transport, over[0])
 
     return wrapper
 

@@ -132,8 +132,8 @@ def _counted(content: bytes, longest: int) -> bytes:
     A list is one of numbers if its first item is one, and nothing in it is a list or an object.
     """
     parts, done = list[bytes](), 0
-    for found in _LISTS(content) if content.count(b"[") <= _MOST_LISTS else ():
-        begin, end = found.start() + 1, content.find(b"]", found.start())
+    for opening in _LISTS(content) if content.count(b"[") <= _MOST_LISTS else ():
+        begin, end = opening.start() + 1, content.find(b"]", opening.start())
         end = len(content) if end < 0 else end  # a text follows
         if end - begin < longest or content.find(b"[", begin, end) >= 0:
             continue

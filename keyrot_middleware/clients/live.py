@@ -361,11 +361,13 @@ class _Sessions:
                 _current.reset(token)
             return StreamOpened(connection)
 
-        def no_key(found: Exhausted) -> BaseException:
+        def no_key(why: Exhausted) -> BaseException:
             from .exhausted import exhausted  # noqa: PLC0415 - it imports the SDK
 
             return exhausted(
-                why_no_key(calls.pool, found, _GEMINI), found.last, getattr(found, "__notes__", ())
+                why_no_key(calls.pool, why, _GEMINI),
+                why.last,
+                getattr(why, "__notes__", ()),
             )
 
         call = calls.call_state(info, key, pooled.wait_limit_s)

@@ -150,14 +150,14 @@ class PooledCalls:
             return None
         key_id = self.pool.secrets.key_id_for(Secret(key))
         own = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        found = own or _outside(key, info.platform)
-        return found if info.may_use(found) else None
+        candidate = own or _outside(key, info.platform)
+        return candidate if info.may_use(candidate) else None
 
     def _home(self, info: CallInfo) -> Candidate:
         """Return the home key of clients without a key of their own, as a candidate."""
         key_id = self.pool.home_id_for(info.platform, info.tiers, info.project)
-        found = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        return found or _outside("", info.platform)
+        candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
+        return candidate or _outside("", info.platform)
 
     def home_key(self, provider: Provider, url: str) -> Secret | OwnResponse | None:
         """Return the key that takes the place of a placeholder without the pool.

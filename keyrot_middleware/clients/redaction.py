@@ -110,10 +110,10 @@ def _charsets(data: bytes, kind: str) -> list[str]:
     """
     head = Message()
     head["content-type"] = kind
-    found = [head.get_content_charset("utf-8"), json.detect_encoding(data), "utf-8"]
+    codings = [head.get_content_charset("utf-8"), json.detect_encoding(data), "utf-8"]
     if b"\0" in data:
-        found += _WITH_ZEROS
-    return [name for name in dict.fromkeys(found) if name not in _SLOW]
+        codings += _WITH_ZEROS
+    return [name for name in dict.fromkeys(codings) if name not in _SLOW]
 
 
 def _redact_value(value: Any, redact: Redact) -> Any:
@@ -232,8 +232,8 @@ def scrub(holder: Any, redact: Redact) -> None:
     for part in parts:  # which grows meanwhile: error, the SDK's response, that of its library
         for name in ("response", "response_stream", "rcvd", "sent"):
             with suppress(Exception):  # properties of foreign classes
-                if (found := getattr(part, name, None)) is not None and len(parts) < _MOST_PARTS:
-                    parts.append(found)
+                if (inner := getattr(part, name, None)) is not None and len(parts) < _MOST_PARTS:
+                    parts.append(inner)
     for part in parts:
         _scrub_one(part, redact)
         with suppress(Exception):

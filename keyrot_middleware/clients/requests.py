@@ -67,8 +67,8 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
             has_head_timeout=False,
             is_exposed=is_clear_here(request.url) and _has_proxy(request.url, given),
         )
-        found = read(self._calls, self._served, incoming)
-        once = _without_key_retries(adapter, codes) if isinstance(found, Call) else adapter
+        plan = read(self._calls, self._served, incoming)
+        once = _without_key_retries(adapter, codes) if isinstance(plan, Call) else adapter
 
         def send_once(one: Any) -> Any:
             try:
@@ -78,7 +78,7 @@ class RequestsAdapters(Library[Any, "requests.Response"]):
                     error.request = request.copy()  # else it is the one with the key
                 raise
 
-        return self.handle(incoming, found, request, send_once)
+        return self.handle(incoming, plan, request, send_once)
 
     async def body_of(self, request: Any) -> tuple[bytes, Pieces | None]:
         """Return the body, and the rest of one that is too long to be kept; or None.
@@ -342,10 +342,10 @@ def wrappers(calls: PooledCalls | None, served: Served) -> dict[tuple[str, str],
 
     def adapter(wrapped: Wrapped, _session: object, args: Args, kwargs: Kwargs) -> Any:
         """Wrap `Session.get_adapter`."""
-        found = wrapped(*args, **kwargs)
+        theirs = wrapped(*args, **kwargs)
         url = (*args, *kwargs.values())[-1]  # behind the session, where it is called unbound
         if not any(host in url for host in served.hosts) or hostname(url) not in served.hosts:
-            return found
-        return PooledAdapter(found, calls, served)
+            return theirs
+        return PooledAdapter(theirs, calls, served)
 
     return {("requests", "Session.get_adapter"): adapter}

@@ -53,11 +53,11 @@ class Served(NamedTuple):
         places = self.hosts.get(host)
         if places is None:
             return ()
-        found = places.get(origin_from_url(url)) or next(iter(places.values()))
+        of_origin = places.get(origin_from_url(url)) or next(iter(places.values()))
         if host in self.with_paths:
             within = [place for place in places if is_within(url, (place,))]
-            found = places[max(within, key=len)] if within else found
-        return found
+            of_origin = places[max(within, key=len)] if within else of_origin
+        return of_origin
 
     def write_home_key(self, headers: Headers, url: str, key: Secret) -> str:
         """Write a key where a request has a placeholder; return the URL."""
@@ -84,20 +84,20 @@ def served(libraries: Collection[str], allowed: AllowedOrigins) -> Served:
         for origin in origins:
             of_host = hosts.setdefault(hostname(origin), {})
             of_host.setdefault(origin, []).append(providers.of(platform))
-    found = {providers.of(platform) for platform in allowed}
-    keys = frozenset(name for provider in found for name in provider.key_headers)
+    known = {providers.of(platform) for platform in allowed}
+    keys = frozenset(name for provider in known for name in provider.key_headers)
     return Served(
         libraries,
         hosts,
         frozenset(host for host, places in hosts.items() if any(p.count("/") > 2 for p in places)),
         keys,
         keys
-        | {name for provider in found for name in provider.account_headers}
+        | {name for provider in known for name in provider.account_headers}
         | {_CLIENT_HEADER, STAINLESS, FERN, "user-agent"},
         frozenset(
             {
                 *("content-type", "content-encoding", "content-length", "retry-after", "location"),
-                *(h for p in found for h in (*p.limit_headers, p.tier_header, p.upload_header)),
+                *(h for p in known for h in (*p.limit_headers, p.tier_header, p.upload_header)),
             }
         ),
     )
@@ -124,8 +124,8 @@ def read(
             return None
         if request.is_exposed and calls is not None:
             calls.warn_of_proxy(request.url)
-        elif (found := request.found or _route(there, request)) is not None:
-            return _call(calls, served, request, *found)
+        elif (routed := request.routed or _route(there, request)) is not None:
+            return _call(calls, served, request, *routed)
     except Exception:
         handle_internal_error("clients")
     finally:

@@ -32,15 +32,15 @@ Response = TypeVar("Response")
 Pieces = Iterator[bytes] | AsyncIterator[bytes]
 Send = Callable[[Request], Awaitable[Response]]
 """Sends a request once."""
-Found = Call | OwnResponse | Secret | None
-"""What `routing.read` has found a request to be."""
+Plan = Call | OwnResponse | Secret | None
+"""What is to be done with a request; `routing.read` says it."""
 
 
 def explanation_of(response: object) -> Explanation | None:
     """Return the outcome that a response carries, or the SDK's response around it."""
     inner = getattr(response, "response_stream", response)
-    found = getattr(inner, "keyrot", None) or getattr(inner, "extensions", {}).get("keyrot")
-    return found if isinstance(found, Explanation) else None
+    outcome = getattr(inner, "keyrot", None) or getattr(inner, "extensions", {}).get("keyrot")
+    return outcome if isinstance(outcome, Explanation) else None
 
 
 class Library(ABC, Generic[Request, Response]):
@@ -135,7 +135,7 @@ class Library(ABC, Generic[Request, Response]):
     def handle(
         self,
         incoming: Incoming,
-        found: Found,
+        plan: Plan,
         request: Request,
         send_once: Callable[[Request], Response],
     ) -> Any:
@@ -144,14 +144,14 @@ class Library(ABC, Generic[Request, Response]):
         async def once(one: Request) -> Response:
             return send_once(one)
 
-        if isinstance(found, Call):
-            found.in_thread = True
-        return complete(self.ahandle(incoming, found, request, once))
+        if isinstance(plan, Call):
+            plan.in_thread = True
+        return complete(self.ahandle(incoming, plan, request, once))
 
     async def ahandle(
         self,
         incoming: Incoming,
-        found: Found,
+        plan: Plan,
         request: Request,
         once: Send[Request, Response],
     ) -> Any:
@@ -159,29 +159,29 @@ class Library(ABC, Generic[Request, Response]):
 
         Args:
             incoming: What the request is.
-            found: What `read` has returned for it.
+            plan: What is to be done with it.
             request: The request.
             once: Sends it, or a copy of it, by a coroutine.
         """
-        if isinstance(found, Call):
+        if isinstance(plan, Call):
             content, rest = await self.body_of(request)
             try:
-                found.begin(content, rest)
+                plan.begin(content, rest)
             except Exception:
                 handle_internal_error("clients")
-                found = in_place_of_placeholder(self._calls, self._served, incoming)
+                plan = in_place_of_placeholder(self._calls, self._served, incoming)
                 request = self.with_body(request, content, rest)
-        if isinstance(found, OwnResponse):
-            return self.reply(found, request)
-        if isinstance(found, Secret):
-            return await self._send_home(request, found, once)
-        while isinstance(found, Call):
+        if isinstance(plan, OwnResponse):
+            return self.reply(plan, request)
+        if isinstance(plan, Secret):
+            return await self._send_home(request, plan, once)
+        while isinstance(plan, Call):
             try:
-                return await self._serve(found, request, once)
+                return await self._serve(plan, request, once)
             except Exception as failure:
-                goes_on = found.go_on(failure)
+                goes_on = plan.go_on(failure)
             if not goes_on:
-                return self.last(found, request)
+                return self.last(plan, request)
         return await once(request)
 
     async def _serve(self, call: Call, request: Request, once: Send[Request, Response]) -> Any:
@@ -201,13 +201,13 @@ class Library(ABC, Generic[Request, Response]):
                 opened[:] = (response,)
             return reply
 
-        found: Any = await runner.arun(
+        answer: Any = await runner.arun(
             pool, call.state, send, call.no_key, observer, in_thread=call.in_thread
         )
         if opened:
-            response = self.streamed(opened.pop(), found)
-            found = self.with_explanation(response, Explanation(found.notes), request)
-        return found
+            response = self.streamed(opened.pop(), answer)
+            answer = self.with_explanation(response, Explanation(answer.notes), request)
+        return answer
 
     async def _received(
         self, call: Call, response: Response, headers: Mapping[str, str], key: Secret, in_full: bool

@@ -88,8 +88,8 @@ class SignedEvents(Events):
 
 
 def _names(asked: str, content: bytes, marks: Marks) -> Iterator[str]:
-    for found in _pattern(marks).findall(content):
-        digest = blake2b(found.translate(_URL_SAFE), digest_size=8).hexdigest()
+    for signature in _pattern(marks).findall(content):
+        digest = blake2b(signature.translate(_URL_SAFE), digest_size=8).hexdigest()
         yield f"{digest} {asked}"
 
 

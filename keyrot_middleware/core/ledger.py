@@ -163,7 +163,7 @@ class Table(Protocol[_T]):
         """Return all records."""
 
     def __len__(self) -> int:
-        """Return 0 if there is no record for sure."""
+        """Return 0 if there is none of the records that were asked for, read ahead or by `get`."""
 
 
 @dataclass(slots=True)
@@ -301,9 +301,9 @@ class Ledger:
 
     def _limits(self, key: Candidate, name: str, now: float) -> Limits:
         """Return the limits in force, as far as the pool may use them."""
-        limits = key.limits
-        if self._records.learned and (learned := self._records.learned.get(name)) is not None:
-            limits = learned.smaller(limits) if now < learned.until else limits
+        limits, learned = key.limits, self._records.learned.get(name)
+        if learned is not None and now < learned.until:
+            limits = learned.smaller(limits)
         return limits if key.use >= 1.0 or limits is NO_LIMITS else limits.part(key.use)
 
     def _is_steady(self, name: str, now: float) -> bool:

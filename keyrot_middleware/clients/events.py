@@ -127,7 +127,11 @@ class EventReader:
         if self._is_array:
             self._read_elements()
         else:
-            self._read_line(bytes(self._rest))
+            line = bytes(self._rest)
+            if line.startswith(b"data:"):
+                self._read_data(line)  # it is parsed, since it may be cut
+            else:
+                self._read_line(line)
             self._read_json(self._other)
         self._rest.clear()
         self.is_over = True
@@ -151,14 +155,18 @@ class EventReader:
         if line.startswith(b"data:"):
             if self._events.skim(line):
                 self._begun = self._begun or b'"ping"' not in line
-            elif line[5:].strip() == b"[DONE]":
-                self.is_over = True
             else:
-                self._read_json(line[5:])
+                self._read_data(line)
         elif len(self._other) < _LONGEST_ERROR and not line.startswith(_FIELDS):
             self._other += line
             if line.endswith(b"}"):
                 self._read_json(self._other)
+
+    def _read_data(self, line: bytes) -> None:
+        if line[5:].strip() == b"[DONE]":
+            self.is_over = True
+        else:
+            self._read_json(line[5:])
 
     def _read_json(self, text: bytes | bytearray) -> None:
         if len(text) > _LONG_EVENT:

@@ -155,7 +155,7 @@ class ChatEvents(Events):
         size = _size_of(part)
         self._size += size
         found = _TEXT(self._line)
-        if found is not None:
+        if found is not None and size >= _size_in_json(found[1]):  # else it is not counted
             self._begin, self._end = self._line[: found.start(1)], self._line[found.end() :]
             self._end = _PADDING(b"", self._end)
             self._constant = size - _size_in_json(found[1])

@@ -49,6 +49,8 @@ _DETAILS = {
 
 _REPORTS = re.compile(rb'"(?:finishReason|error|continuationToken|args|response)"').search
 """What a chunk has that reports more than its usage, or, as the last two, may hold any keys."""
+_COUNTS = re.compile(rb'TokenCount"\s*:\s*"?\d').search
+"""What a chunk with usage has; a text cannot, since its quotes are escaped."""
 _META_OF = re.compile(r'"usageMetadata"\s*:\s*').search
 _decoder = json.JSONDecoder()
 
@@ -71,7 +73,7 @@ class StreamEvents(Events):
         """Keep the line of a chunk that reports only its usage, in place of the one before it."""
         if self._model is None or _REPORTS(line):
             return False
-        if b'TokenCount"' in line:
+        if _COUNTS(line):
             self._latest = line
             return True
         return b'"candidates"' in line

@@ -92,7 +92,15 @@ def test_an_error_in_json_alone_is_read_behind_named_events() -> None:
 # Events that are not parsed ----------------------------------------------------------------------
 
 TEXTS = st.text(max_size=6) | st.sampled_from(
-    ['say "error":', '"usageMetadata": {"promptTokenCount": 7}', "[DONE]", "}],", "a\n", "\ud800"]
+    [
+        'say "error":',
+        '"usageMetadata": {"promptTokenCount": 7}',
+        "[DONE]",
+        "}],",
+        "a\n",
+        "\ud800",
+        "TokenCount",
+    ]
 )
 
 
@@ -108,6 +116,8 @@ ODD = [
     gemini(usage={"promptTokenCount": 9, "thoughtsTokenCount": 70, "serviceTier": "flex"}),
     gemini(usage={"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}]}),
     gemini(usage={"trafficType": "ON_DEMAND"}),
+    gemini(usage={"promptTokenCount": None}),
+    gemini({"text": "candidatesTokenCount"}, usage={}),
     gemini(CALL, usage={}),
     {**gemini(), "error": None},
     {**gemini(), "error": {"code": 503}},
@@ -131,6 +141,7 @@ DELTAS = st.fixed_dictionaries(
         "role": st.just("assistant"),
         "content": TEXTS | st.none(),
         "reasoning_content": TEXTS | st.none(),
+        "image_url": st.fixed_dictionaries({"text": TEXTS}),
         "message": st.fixed_dictionaries({"content": st.fixed_dictionaries({"text": TEXTS})}),
         "tool_calls": st.lists(
             st.fixed_dictionaries(
@@ -199,6 +210,19 @@ def test_an_event_that_is_not_parsed_reports_the_same(kind: Any, events: Any, da
         if place in asked:
             assert skimming.shows() == parsing.shows()
     assert skimming.shows() == parsing.shows()
+
+
+@given(size=st.integers(1, 147))
+def test_of_an_event_that_is_cut_nothing_is_kept(size: int) -> None:
+    """The usage is that of the last one that is whole, wherever the connection was lost."""
+    reader = EventReader(StreamEvents())
+    for count in (1, 800):
+        reader.feed(
+            b"data: " + json.dumps(gemini(usage={"promptTokenCount": count})).encode() + b"\n\n"
+        )
+    reader.feed((b"data: " + json.dumps(gemini(usage={"promptTokenCount": 900})).encode())[:size])
+    reader.finish()
+    assert reader.usage.input_tokens == 800
 
 
 @pytest.mark.parametrize("odd", ODD)

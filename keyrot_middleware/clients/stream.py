@@ -211,6 +211,11 @@ class Stream(Held):
 
     async def _last(self, data: bytes, error: Exception | None) -> bytes:
         """Settle the lease; return what is left for the program, such as an error event."""
+        if self._is_closing and not self.reader.is_over:  # another thread has closed it
+            self.abandon()
+            if error is not None:
+                raise error
+            return b""
         broken = await self.ended(error)
         if isinstance(broken, EventError):
             self.notes += getattr(broken, "__notes__", ())
@@ -245,8 +250,11 @@ class Stream(Held):
         A thread or task that is reading it settles it, since it gets an error or the end now.
         """
         self._is_closing = True
-        if not self._reading.locked():
-            self.abandon()
+        if self._reading.acquire(blocking=False):
+            try:
+                self.abandon()
+            finally:
+                self._reading.release()
 
     async def release(self) -> None:
         """Release the connection."""

@@ -338,9 +338,10 @@ def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dic
         left_in_pool = []
         for name, users in names.items():
             left = min(_left_today(row, model) for row in users)
-            for row in users if ends(left, counts[name]) < end else ():
+            serving = [row for row in users if _serves_before(end, row.models.get(model))]
+            for row in serving if ends(left, counts[name]) < end else ():
                 row.runs_out[model] = ends(left, counts[name])
-            if any(_serves_before(end, row.models.get(model)) for row in users):
+            if serving:
                 left_in_pool.append(left)
         at = ends(sum(left_in_pool), sum(counts[name] for name in names))
         if left_in_pool and at < end:

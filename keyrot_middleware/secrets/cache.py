@@ -46,6 +46,8 @@ _FEW = 50
 """Values for each of which a text is searched sooner than it is looked through for all."""
 _MOST_NAMES = 1_000
 """Names without a key that are remembered."""
+_LONGEST_NAME = 256
+"""Characters of one."""
 _LOGGED_SINGLY = 10
 """Keys without a value that the log names one by one."""
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
@@ -230,7 +232,7 @@ class SecretCache(StaysHere):
         if name in clean:
             return name
         shown = self.redact(name)
-        if shown == name:
+        if shown == name and len(name) <= _LONGEST_NAME:
             if len(clean) >= _MOST_NAMES:
                 clean.clear()
             clean.add(name)

@@ -245,7 +245,7 @@ class RecordState(LedgerState):
         except KeyrotError:
             raise
         except Exception as error:  # its text may hold an address with a password
-            raise StoreError(type(error).__name__) from error
+            raise StoreError(f"{type(error).__name__} in {type(self).__name__}") from error
 
     def _repeat(self, work: Callable[[float], tuple[_T, list[Change]]]) -> _T:
         ends_at = time.monotonic() + WAIT_S

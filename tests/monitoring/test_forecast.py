@@ -104,6 +104,7 @@ def test_the_pools_day_is_that_of_all_keys_that_can_serve() -> None:
     rig.will("b", invalid())
     rig.call()
     assert rig.sent[-3:] == ["a", "b", "c"]
+    assert of_key(rig) is None  # its day is over
     assert of_pool(rig) == pytest.approx(29 / 23 * HOUR, rel=0.1)
     rig.will("c", invalid())
     rig.failing()

@@ -258,8 +258,8 @@ def test_a_stream_that_is_being_read_cannot_be_read_beside(rig: Rig) -> None:
     assert kinds(rig) == [SUCCESS]
 
 
-def test_a_stream_that_is_closed_while_it_is_read_is_settled_by_its_reader(rig: Rig) -> None:
-    """Its connection goes at once, the reader gets the end, and the lease is settled once."""
+def test_a_stream_that_is_closed_while_it_is_read_is_left_by_its_reader(rig: Rig) -> None:
+    """Its connection goes at once, the reader gets the end, and the lease is abandoned once."""
 
     class Closing(Chunks):
         def __iter__(self) -> Any:
@@ -272,7 +272,25 @@ def test_a_stream_that_is_closed_while_it_is_read_is_settled_by_its_reader(rig: 
     rig.will("a", Closing())
     relay = rig.open()
     assert (list(relay), meanwhile) == ([1, 2], [(1, 0)])
-    assert kinds(rig) == [SUCCESS]
+    assert kinds(rig) == [ABANDONED]
+
+
+def test_a_stream_that_breaks_since_it_was_closed_is_no_failure(rig: Rig) -> None:
+    """The reader gets the error of its connection, which another thread closed; it is abandoned."""
+
+    class Closing(Chunks):
+        def __iter__(self) -> Any:
+            yield 1
+            relay.close()
+            yield from super().__iter__()
+
+    broken = minute()
+    rig.will("a", Closing(failed=broken))
+    relay = rig.open()
+    assert next(relay) == 1
+    with pytest.raises(type(broken.error)):
+        next(relay)
+    assert kinds(rig) == [ABANDONED]
 
 
 # Exceptions, and Ctrl-C at any moment ----------------------------------------------------------

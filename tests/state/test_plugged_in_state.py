@@ -245,7 +245,7 @@ def test_a_store_that_fails_is_named_by_the_class_of_its_error(
         (folder / "jar.json").mkdir()
         assert lease_of(state, FIVE).degraded
         (text,) = warnings_of(caplog, "cannot be used")
-        assert "(IsADirectoryError)" in text
+        assert "(IsADirectoryError in " in text
         (folder / "jar.json").rmdir()
         (folder / "away").rename(folder / "jar.json")
         until = time.monotonic() + 20
@@ -260,7 +260,7 @@ def test_what_a_store_raises_at_the_end_is_not_raised(jar: RecordState, tmp_path
     (tmp_path / "jar.json").unlink()
     (tmp_path / "jar.json").mkdir()
     jar.close()
-    with pytest.raises(StoreError, match=r"^IsADirectoryError$"):
+    with pytest.raises(StoreError, match=r"^IsADirectoryError in \w+$"):
         jar.check()
 
 

@@ -153,9 +153,7 @@ class ChunkStream(Stream):
         return await anext(self._pieces, None) if self._is_async else next(self._pieces, None)
 
     async def _last(self, data: Any, error: Exception | None) -> Any:
-        broken = await self.ended(error)
-        if broken is not None:
-            raise broken
+        await super()._last(b"", error)
         return ()
 
     def end(self, error: Exception | None) -> StreamEnd:

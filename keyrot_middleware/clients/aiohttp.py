@@ -196,7 +196,7 @@ class AiohttpRequests(Library[Any, aiohttp.ClientResponse]):
 
     def streamed(self, response: aiohttp.ClientResponse, stream: Stream) -> Any:
         """Return the response whose content reads the stream, which holds the lease."""
-        response.content = Content(stream)
+        response.content = Content(stream, response.content)
         return response
 
     def rebuilt(self, response: aiohttp.ClientResponse, content: bytes) -> Any:
@@ -278,11 +278,11 @@ class Content(aiohttp.StreamReader):
     counts as an HTTP chunk.
     """
 
-    def __init__(self, stream: Stream) -> None:
-        """Read nothing yet."""
+    def __init__(self, stream: Stream, inner: aiohttp.StreamReader) -> None:
+        """Read nothing yet; *inner* is what the stream reads."""
         super().__init__(_STILL, sys.maxsize)
         self.begin_http_chunk_receiving()
-        self._stream = stream
+        self._stream, self._inner = stream, inner
 
     async def _wait(self, _: str) -> None:  # no public name; `clients` checks that it is there
         """Feed the next bytes, or the end."""
@@ -311,3 +311,4 @@ class Content(aiohttp.StreamReader):
         """End the stream: its response is released, or closed."""
         super().set_exception(exc, *cause)
         self._stream.drop()
+        self._inner.set_exception(exc)  # wakes the task that is reading it

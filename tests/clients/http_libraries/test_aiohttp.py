@@ -398,6 +398,30 @@ def test_two_tasks_cannot_read_one_stream(pool) -> None:
     assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]
 
 
+@pytest.mark.parametrize("end", ["close", "release"])
+def test_a_task_that_reads_gets_an_error_when_another_ends_the_response(end, pool) -> None:
+    """At once, as without a pool, though the server is silent; the lease is abandoned."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+    def talk(connection: Any, _: str) -> None:
+        connection.sendall(head + EVENTS)
+        server.wait(60)
+
+    async def post(session: aiohttp.ClientSession) -> None:
+        async with session.post(PATH, json=BODY) as response:
+            assert await response.content.readexactly(len(EVENTS)) == EVENTS
+            reading = asyncio.ensure_future(response.content.read())
+            await asyncio.sleep(0)
+            getattr(response, end)()
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await asyncio.wait_for(reading, 30)
+
+    with closing(RawServer(talk)) as server:
+        pool("A", allowed_hosts=(server.host,))
+        run(post, base_url=server.url, headers=HEADERS)
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
+
+
 def test_the_short_form_is_served(gemini, pool) -> None:
     """`aiohttp.request` too, also where its name was imported before the pool was there."""
     pool("A", "B", strategy="fill")

@@ -5,8 +5,8 @@ import io
 import itertools
 import json
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -348,13 +348,22 @@ def test_a_broken_stream_has_no_end(gemini, pool) -> None:
     run(post)
 
 
-def test_a_read_that_is_cancelled_ends_the_stream(pool) -> None:
-    """With an error: what follows is lost, and an empty piece would say that all was read."""
+@contextmanager
+def silent_server(pool: Any) -> Iterator[str]:
+    """A server that sends some events and then nothing, with a key for it; yields its address."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
     def talk(connection: Any, _: str) -> None:
         connection.sendall(head + EVENTS)
         server.wait(60)
+
+    with closing(RawServer(talk)) as server:
+        pool("A", allowed_hosts=(server.host,))
+        yield server.url
+
+
+def test_a_read_that_is_cancelled_ends_the_stream(pool) -> None:
+    """With an error: what follows is lost, and an empty piece would say that all was read."""
 
     async def post(session: aiohttp.ClientSession) -> None:
         async with session.post(PATH, json=BODY) as response:
@@ -367,9 +376,8 @@ def test_a_read_that_is_cancelled_ends_the_stream(pool) -> None:
             with pytest.raises(aiohttp.ClientConnectionError):
                 await response.content.readany()
 
-    with closing(RawServer(talk)) as server:
-        pool("A", allowed_hosts=(server.host,))
-        run(post, base_url=server.url, headers=HEADERS)
+    with silent_server(pool) as url:
+        run(post, base_url=url, headers=HEADERS)
 
 
 def test_two_tasks_cannot_read_one_stream(pool) -> None:
@@ -401,11 +409,6 @@ def test_two_tasks_cannot_read_one_stream(pool) -> None:
 @pytest.mark.parametrize("end", ["close", "release"])
 def test_a_task_that_reads_gets_an_error_when_another_ends_the_response(end, pool) -> None:
     """At once, as without a pool, though the server is silent; the lease is abandoned."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-
-    def talk(connection: Any, _: str) -> None:
-        connection.sendall(head + EVENTS)
-        server.wait(60)
 
     async def post(session: aiohttp.ClientSession) -> None:
         async with session.post(PATH, json=BODY) as response:
@@ -416,9 +419,8 @@ def test_a_task_that_reads_gets_an_error_when_another_ends_the_response(end, poo
             with pytest.raises(aiohttp.ClientConnectionError):
                 await asyncio.wait_for(reading, 30)
 
-    with closing(RawServer(talk)) as server:
-        pool("A", allowed_hosts=(server.host,))
-        run(post, base_url=server.url, headers=HEADERS)
+    with silent_server(pool) as url:
+        run(post, base_url=url, headers=HEADERS)
     assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
 
 

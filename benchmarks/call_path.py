@@ -86,7 +86,7 @@ def _gemini_event(place: int, *, is_last: bool) -> str:
     body = {
         "candidates": [{"content": content, **end, "index": 0}],
         "usageMetadata": {**_USAGE, "candidatesTokenCount": place + 1},
-        "modelVersion": "gemini-2.5-flash",
+        "modelVersion": "gemini-3.1-flash-lite",
         "responseId": "a1",
     }
     return f"data: {json.dumps(body)}\r\n\r\n"
@@ -238,7 +238,7 @@ def _traced(work: Callable[[], object]) -> Counts:
 
 Calls = dict[str, Callable[[], object]]
 Streams = dict[str, Callable[[int], object]]
-_MODEL, _PROMPT = "gemini-2.5-flash", "hi"
+_MODEL, _PROMPT = "gemini-3.1-flash-lite", "hi"
 _BODY = {"contents": [{"role": "user", "parts": [{"text": _PROMPT}]}]}
 _CHAT = {"model": "gpt-5", "stream": True, "messages": [{"role": "user", "content": _PROMPT}]}
 

@@ -18,7 +18,7 @@ from keyrot_middleware.runtime import current_pool
 
 from .server import Place, server
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 PROMPT = "Say in one sentence what a moving average is. " * 4
 ROUNDS = 40
 PER_ROUND = 40

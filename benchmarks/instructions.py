@@ -35,7 +35,7 @@ if pooled == "pool":
     keyrot_middleware.install(keys=[key], allowed_hosts=[host], secrets_ttl_s=0)
 client = genai.Client(api_key=key, http_options=types.HttpOptions(base_url=url))
 for _ in range(int(count)):
-    client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+    client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi")
 """
 _PAIRS = """
 import sys

@@ -21,7 +21,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.state import MemoryState, State
 
-INFO = CallInfo("gemini-2.5-flash", "generateContent", 100)
+INFO = CallInfo("gemini-3.1-flash-lite", "generateContent", 100)
 
 
 Open = Callable[[int], State]

@@ -34,7 +34,7 @@ from keyrot_middleware.telemetry.tracing import TracingObserver
 
 __all__ = ["recording", "traced", "untraced", "without_sdk"]
 
-INFO = CallInfo("gemini-2.5-flash", "generateContent", 100, host="127.0.0.1:8080")
+INFO = CallInfo("gemini-3.1-flash-lite", "generateContent", 100, host="127.0.0.1:8080")
 LEASE = Lease("key_1", "project_1", "account_1", INFO.model, INFO.verb, 100, 1, 0.0, reservation=())
 ANSWER = json.dumps(
     {

@@ -50,8 +50,9 @@ from .settings import (
 )
 from .state import State, open_state
 from .telemetry import Observer
-from .telemetry.logs import LogObserver, OutageLog
+from .telemetry.logs import AnswerLog, LogObserver, OutageLog
 from .telemetry.metrics import MetricsObserver
+from .telemetry.semconv import conventions_of
 from .telemetry.tracing import TracingObserver
 
 _SHOWN = 3
@@ -113,7 +114,8 @@ def install(
         if not config.settings.enabled:
             _log.info("key rotation is switched off by ENABLE_KEY_ROTATION; the SDK is not patched")
             return
-        metrics = MetricsObserver(config.settings.pool)
+        conventions = conventions_of(config.settings.genai_conventions)
+        metrics = MetricsObserver(config.settings.pool, conventions=conventions)
         pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         _close()
         try:
@@ -376,7 +378,9 @@ def open_pool(
             _warn(text)
         return None
     name = config.settings.pool
-    log, tracing = LogObserver(name), TracingObserver(name, call_spans=config.settings.call_spans)
+    conventions = conventions_of(config.settings.genai_conventions)
+    tracing = TracingObserver(name, call_spans=config.settings.call_spans, conventions=conventions)
+    log = LogObserver(name)
     pool = Pool(
         name=name,
         selector=selector,
@@ -397,6 +401,7 @@ def open_pool(
         configured=configured,
     )
     pool.activity.watch = OutageLog(name).watch
+    pool.activity.watch_answer = AnswerLog(name).watch
     log.redact = tracing.redact = secrets.redact
     pool.state.record_values(selector.keys.values())
     try:

@@ -167,6 +167,7 @@ EventName = Literal[
     "processes_differ",
     "keys_file_unreadable",
     "keys_file_read_again",
+    "model_replaced",
 ]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 

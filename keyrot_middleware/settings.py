@@ -315,6 +315,9 @@ class Settings(StaysHere, BaseModel):
     hour, with the program's Google login (extra `gcp`)"""
     call_spans: bool = True
     """`false`: emit spans for attempts only"""
+    genai_conventions: Annotated[Literal["auto", "old", "new", "both"], _Lower] = "auto"
+    """which [names of the GenAI conventions](telemetry.md#two-sets-of-names) to emit: `old`, `new`
+    (of July 2026) or `both`; `auto`: those of the installed opentelemetry-util-genai, else both"""
     trace_url: Annotated[str, Field(pattern=_TRACE_URL)] | None = None
     """where your tracing shows a trace, such as `https://jaeger.example/trace/{trace_id}`: [the
     page](page.md) links each call to it"""
@@ -362,6 +365,7 @@ class SettingArguments(TypedDict, total=False):
     workloads: str | Mapping[str, WorkloadArguments] | None
     limits_from: Literal["google"] | None
     call_spans: bool | None
+    genai_conventions: Literal["auto", "old", "new", "both"] | None
     trace_url: str | None
 
 

@@ -14,7 +14,7 @@ from support.servers import server
 from keyrot_middleware import KeyManager, KeyPoolExhausted
 from keyrot_middleware.key_manager import LeasedKey, Report
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 QUOTA = {"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}}
 
 

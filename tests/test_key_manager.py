@@ -15,7 +15,7 @@ from keyrot_middleware import KeyManager, KeyPoolExhausted, KeyrotError, _instal
 from keyrot_middleware import key_manager as manager_module
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from support.modes import spread
 from keyrot_middleware import KeyManager
 from keyrot_middleware.testing import FakeGemini, Reply
 
-PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
+PATH = "/v1beta/models/gemini-3.1-flash-lite:generateContent"
 BODY = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 
@@ -43,7 +43,7 @@ def by_urllib(url: str, headers: dict[str, str]) -> None:
 
 def refused(send: Callable[..., None], gemini: FakeGemini, manager: KeyManager, reply: Any) -> Any:
     gemini.script("a", reply)
-    key = manager.select_key("gemini-2.5-flash")
+    key = manager.select_key("gemini-3.1-flash-lite")
     with pytest.raises(Exception, match=r".") as caught:
         send(gemini.url + PATH, {"x-goog-api-key": key.api_key})
     return caught.value

@@ -114,14 +114,14 @@ def test_a_client_of_a_host_that_is_not_allowed_is_a_warning_once(gemini, connec
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         for _ in range(3):
-            client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+            client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi")
     ours = [one for one in found if issubclass(one.category, KeyrotWarning)]
     assert [(one.filename, gemini.host in str(one.message)) for one in ours] == [(HERE, True)]
     keyrot_middleware.uninstall()
     assert warnings_of(keys=[KEY]) == []
     with warnings.catch_warnings():
         warnings.simplefilter("error", KeyrotWarning)
-        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+        client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi")
 
 
 PROGRAM = """\

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from .. import providers
-from ..core.activity import DAY, ActivityLog, share_entry
+from ..core.activity import DAY, ActivityLog, Held, share_entry
 from ..core.hiding import mask_url
 from ..core.model import DEFAULT_PLATFORM, Candidate, Usage
 from ..core.selection import Selector
@@ -290,18 +291,37 @@ def _limits(answer: dict[str, Any]) -> RenderableType:
         for key in reversed(answer["keys"])
         for model, used in key["used"].items()
     }
+    held = Counter[tuple[str, str, str]]()
+    for key in answer["keys"]:
+        for model, used in key["used"].items():
+            for kind in Held._fields:
+                held[key["project"] or key["key_id"], model, kind] += used[kind]
     if not rows:
         return "No model was used today: limits are shown from the first call on."
-    drawn = table("Used, of each limit", "project", "model", *WINDOWS, "")
+    drawn = table("Used, of each limit", "project", "model", *WINDOWS, "today", "")
     for (name, model), (key, used) in sorted(rows.items()):
         notes = [f"use {key['use']:g}"] if key["use"] != 1 else []
+        if used["counts_with"]:
+            notes.append(f"counts with {used['counts_with']}")
         if used["runs_out_at"]:
             notes.append(f"RPD {_used_up(used['runs_out_at'], now)}")
         elif used["reason"] == "quota_day":
             notes.append(f"refused until {short_time(used['available_at'])}")
         windows = [_window(used[name]) for name in WINDOWS]
-        drawn.add_row(*map(escape, (name, model, *windows, "; ".join(notes))))
+        today = _today(used["fullest_minute"], *(held[name, model, kind] for kind in Held._fields))
+        drawn.add_row(*map(escape, (name, model, *windows, today, "; ".join(notes))))
     return drawn
+
+
+def _today(fullest: Mapping[str, Any] | None, held_back: int, refused: int) -> str:
+    """Say by which figures a person raises or lowers a limit."""
+    parts = [f"{held_back:,} held back"] if held_back else []
+    if refused:
+        parts.append(f"{refused:,} refused")
+    if fullest:
+        of = "" if fullest["of"] is None else f"/{fullest['of']:,}"
+        parts.append(f"fullest minute {fullest['used']:,}{of} {fullest['limit'].upper()}")
+    return ", ".join(parts)
 
 
 def _window(window: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar, cast
 
+from .answering import Answered, answer_entry, is_other_model, read_answers
 from .failures import NOT_OFFERED, REQUEST_FAILURES, UNKNOWN
 from .html_pages import without_tags
 from .json_rows import NUMBER, known_fields, read_row, read_rows
@@ -51,8 +52,9 @@ _NUMBER, _TEXT = NUMBER | None, str | None
 """Of fields that may be empty."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
-ShareKind = Literal["model", "workload", "pair", "unknown"]
-"""What is counted by its name: `unknown` are the replies of a key that no row knows."""
+ShareKind = Literal["model", "workload", "pair", "unknown", "answer"]
+"""What is counted by its name: `unknown` are the replies of a key that no row knows, `answer` which
+other model has answered."""
 
 
 class Span(NamedTuple):
@@ -125,6 +127,8 @@ class CallRecord(NamedTuple):
     """Of one that got no key: what blocked the key that is expected back first."""
     by_time: bool = False
     """Of one that got no key: a time ends that."""
+    full: tuple[str, ...] = ()
+    """The keys that it did not get since a limit of theirs was full, by the pool's own count."""
 
 
 class Pair(NamedTuple):
@@ -153,6 +157,15 @@ class DayUsage(NamedTuple):
     def cost_usd(self) -> float | None:
         """Return the cost in dollars of the calls that have a price; None if none has one."""
         return None if self.unpriced_calls and not self.nano_usd else self.nano_usd / NANO
+
+
+class Held(NamedTuple):
+    """How often a limit of a key ended a try today, of calls to one model."""
+
+    held_back: int = 0
+    """Calls that did not get it, since the pool had counted its limit full: nothing was sent."""
+    refused: int = 0
+    """Requests that the provider refused with 429."""
 
 
 class History(NamedTuple):
@@ -211,8 +224,10 @@ def dump_call(record: CallRecord) -> str:
     return json.dumps(record._replace(usage=shown), separators=(",", ":"))
 
 
-_CALL = (NUMBER, str, NUMBER, str, list, list, bool, str, str, str, str, NUMBER, str, bool)
+_CALL = (NUMBER, str, NUMBER, str, list, list, bool, str, str, str, str, NUMBER, str, bool, list)
 _ATTEMPT = (str, _TEXT, _NUMBER, NUMBER, str, str, str, int, str, NUMBER, bool)
+_FULL = len(_CALL) - 7
+"""Where `CallRecord.full` is, behind the usage."""
 _OF_USAGE = (*[_NUMBER] * 4, _TEXT, _TEXT, list, _NUMBER, list, _TEXT, bool)
 """What the fields are, of the rows that are read."""
 
@@ -225,6 +240,8 @@ def load_call(text: str | bytes) -> CallRecord:
         TypeError: It lacks what each version writes.
     """
     at, model, seconds, outcome, attempts, usage, *more = read_row(text, _CALL)
+    if len(more) > _FULL:
+        more[_FULL] = tuple(map(str, more[_FULL]))
     parsed = tuple(Attempt(*known_fields(attempt, _ATTEMPT)) for attempt in attempts)
     return CallRecord(
         at, model, seconds, outcome, parsed, Usage(*known_fields(usage, _OF_USAGE)), *more
@@ -286,13 +303,15 @@ class ActivityRows(NamedTuple):
 
 _USAGE = ("input", "output", "nano_usd", "cached", "estimated", "unpriced")
 _RECORDS = {HOUR: "minute", DAY: "slot"}
-TIMED = (*_RECORDS.values(), "day", "pairs", "unpriced", "outcomes")
+TIMED = (*_RECORDS.values(), "day", "pairs", "unpriced", "outcomes", "limits", "answers")
 """The records of a time, which their names have."""
 _LIFETIMES = {"minute": 3_660, "slot": 87_000, "day": 172_800, "calls": 3_660, "failures": 86_400}
 _LIFETIMES |= {"processes": 300, "values": 3_660, "rotations": 34_560_000}
 _LIFETIMES |= {
     "pairs": 172_800,
     "unpriced": 172_800,
+    "limits": 172_800,
+    "answers": 172_800,
     "lately": 172_800,
     "last": 172_800,
     "outcomes": 3_660,
@@ -381,6 +400,8 @@ class ActivityBatch:
             for entry in (*self._of_requests(key_id, attempts[-1].project), POOL):
                 self._add(f"day:{day_of(at, self.zone)}", entry, _USAGE, amounts)
         self._add_unpriced(record, amounts[-1])
+        self._add_limits(record)
+        self._add_answer(record)
         return self._add_end(record) if record.model else None
 
     def _add_unpriced(self, record: CallRecord, calls: int) -> None:
@@ -389,6 +410,28 @@ class ActivityBatch:
         for entry in [self.names.entry(kind, name) for kind, name in named if name and calls]:
             row = self.counts.setdefault(f"unpriced:{day_of(record.at, self.zone)}", {})
             row[entry] = row.get(entry, 0) + calls
+
+    def _add_limits(self, record: CallRecord) -> None:
+        """Count which keys were held back, and which the provider refused with 429."""
+        refused = [one.key_id for one in record.attempts if one.code == 429]
+        if self.is_large_pool or not record.model or not (record.full or refused):
+            return
+        row = self.counts.setdefault(f"limits:{day_of(record.at, self.zone)}", {})
+        model = self.names.entry("model", record.model).removeprefix("model:")
+        for kind, keys in zip(Held._fields, (record.full, refused), strict=True):
+            for key_id in keys:
+                name = f"{key_id}\n{model}\n{kind}"
+                row[name] = row.get(name, 0) + 1
+
+    def _add_answer(self, record: CallRecord) -> None:
+        """Count a call that another model has answered."""
+        by = record.usage.model
+        if by is None or not is_other_model(record.model, by):
+            return
+        name = self.names.entry("answer", answer_entry(record.platform, record.model, by))
+        row = self.counts.setdefault(f"answers:{day_of(record.at, self.zone)}", {})
+        name = name.removeprefix("answer:")
+        row[name] = row.get(name, 0) + 1
 
     def _add_end(self, record: CallRecord) -> End | None:
         """Count a call of a model and a workload, and keep how it ended."""
@@ -573,6 +616,27 @@ class ActivityLog:
         (row,) = self._read([f"unpriced:{day_of(now, self.zone)}"], None)
         start = share_entry(kind, "")
         return {entry.removeprefix(start): n for entry, n in row.items() if entry.startswith(start)}
+
+    def limits(self, now: float) -> dict[str, dict[str, Held]]:
+        """Return how often a limit ended a try today, by key and model."""
+        (row,) = self._read([f"limits:{day_of(now, self.zone)}"], None)
+        found = dict[str, dict[str, Held]]()
+        for name, n in row.items():
+            key_id, _, rest = name.partition("\n")
+            model, _, kind = rest.rpartition("\n")
+            if kind in Held._fields:
+                models = found.setdefault(key_id, {})
+                models[model] = models.get(model, Held())._replace(**{kind: n})
+        return found
+
+    def answers(self, now: float) -> list[Answered]:
+        """Return which models others have answered, today and yesterday, the most calls first.
+
+        Of yesterday the calls are not counted.
+        """
+        days = [f"answers:{day_of(at, self.zone)}" for at in (now - DAY_S, now)]
+        before, today = self._read(days, None)
+        return read_answers(dict.fromkeys(before, 0) | dict(today))
 
     def ends(self, pair: Pair) -> list[End]:
         """Return how the last calls of a model and a workload ended, the latest first.

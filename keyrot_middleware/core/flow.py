@@ -23,6 +23,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import inf, isfinite
 from typing import Protocol
 
@@ -53,6 +54,7 @@ from .failures import (
     remedy,
 )
 from .model import (
+    FULL,
     HOME,
     OTHER_PROJECT,
     OTHER_TIER,
@@ -158,6 +160,8 @@ class CallState:
     """Tiers in which a key's whole limit was smaller than the request."""
     unknown: list[Refusal] = field(default_factory=list)
     """Attempts that were refused in words that no row knows."""
+    full: tuple[str, ...] = ()
+    """Keys that it did not get, since by the pool's count a limit of theirs was full."""
     spared: set[str] = field(default_factory=set)
     """Keys that are excluded only while another one can serve the call."""
     asked_at: float = 0.0
@@ -202,6 +206,12 @@ class CallState:
     def budget_s(self) -> float:
         """Return how long the call may wait for keys in total, seconds."""
         return min(self.policy.max_wait_s, self.wait_limit_s)
+
+    def note_full(self, blocks: Mapping[str, Block]) -> None:
+        """Note which keys are blocked by a full limit."""
+        some = islice(blocks.items(), MOST_NOTED)
+        full = [key_id for key_id, block in some if block.reason in FULL]
+        self.full = tuple(dict.fromkeys((*self.full, *full)))
 
     def leave_line(self) -> None:
         """Stop waiting: a key was found, or the call is over."""
@@ -284,6 +294,8 @@ RESEND_S = 1.0
 """How long a key that failed a call is not used again by it."""
 SENDS_PER_KEY = 5
 """How often one call may fail with one key."""
+MOST_NOTED = 100
+"""Keys of one call, at most, of which it is noted that they were full."""
 
 
 async def open_call(call: CallState, driver: Driver) -> Done | StreamOpened:
@@ -368,6 +380,8 @@ async def _acquire(
         for candidates in batches:
             lease = await driver.acquire(Acquire(call.info, candidates, strategy))
             if isinstance(lease, Lease):
+                if blocks or lease.refused:
+                    call.note_full({**blocks, **lease.refused})
                 return lease
             blocks.update(lease.blocks)
             asked |= lease.blocks.keys()
@@ -375,6 +389,7 @@ async def _acquire(
                 call.selector.skip(call.info, lease.blocks, lease.at)
             now = max(now, lease.at)  # the time for which the blocks are reported
         if asked >= blocks.keys() or not call.selector.ask_again(call.info, now):
+            call.note_full(blocks)
             return Unavailable(now, blocks)
 
 

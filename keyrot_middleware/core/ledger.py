@@ -75,6 +75,8 @@ class Used:
     """The part of the workloads that are `first`, if there are any."""
     read: Limits = NO_LIMITS
     """Those that were read from the provider's list."""
+    peaks: tuple[float, float] = (0, 0)
+    """The most requests, and input tokens, that a minute of the day has counted."""
 
 
 @dataclass(slots=True)
@@ -113,6 +115,8 @@ class Reservation:
     period: int = 0
     parts: tuple[str, ...] = ()
     """As what it is counted beside the whole; see `Terms.parts`."""
+    old_bucket: str = ""
+    """That of the model's old name, in which it is counted too; see `Ledger.buckets`."""
 
 
 # Records -----------------------------------------------------------------------------------------
@@ -236,7 +240,7 @@ class Ledger:
         self, info: CallInfo, candidates: RankedCandidates, now: float, *, strategy: Strategy
     ) -> Lease | Unavailable:
         """Lease one of *candidates*, or say what blocks them; see `State.acquire`."""
-        bucket = self.bucket(info)
+        bucket, old_bucket = self.buckets(info)
         spread = strategy == "spread"
         blocks: dict[str, Block] = {}
         best: tuple[Candidate, QuotaWindows] | None = None
@@ -245,6 +249,8 @@ class Ledger:
             if best is not None and (group != best_group or not spread):
                 break
             quota, limits, block = self._judge(key, bucket, info, now)
+            if old_bucket:
+                block = later(block, self._old_block(key, old_bucket, info, now))
             if block is not None:
                 blocks[key.key_id] = block
                 continue
@@ -264,6 +270,8 @@ class Ledger:
             *(self._reserve_spending(purses, info, now) if purses else ()),
         )
         self._records.quotas[name] = quota
+        if old_bucket:
+            self._reserve_old(key, old_bucket, info, reservation, now)
         if terms is not None and info.requests:
             self._reserve_parts(name, terms, info, reservation, now)
         probe = bool(self._records.cooldowns) and self._begin_probes(key, bucket, info.verb, now)
@@ -274,10 +282,11 @@ class Ledger:
     def count(self, lease: Lease, now: float) -> None:
         """Count a lease that another state has granted."""
         name, found = quota_name(lease.project, lease.bucket), lease.reservation
-        quota = self._records.quotas.get(name) or QuotaWindows()
-        quota.advance(now, self._policy.zone)
-        quota.reserve(lease.requests, lease.tokens, now)
-        self._records.quotas[name] = quota
+        old = found.old_bucket if isinstance(found, Reservation) else ""
+        for one in (name, quota_name(lease.project, old)) if old else (name,):
+            quota = self._quota(one, now)
+            quota.reserve(lease.requests, lease.tokens, now)
+            self._records.quotas[one] = quota
         for part in found.parts if isinstance(found, Reservation) else ():
             counted = self._part(name, part, now)
             counted.reserve(lease.requests, lease.tokens, now)
@@ -287,17 +296,46 @@ class Ledger:
         self, info: CallInfo, candidates: Iterable[Candidate], now: float
     ) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; see `State.get_blocks`."""
-        bucket, found = self.bucket(info), {}
+        (bucket, old_bucket), found = self.buckets(info), {}
         for key in candidates:
             _, _, block = self._judge(key, bucket, info, now)
+            if old_bucket:
+                block = later(block, self._old_block(key, old_bucket, info, now))
             if block is not None:
                 found[key.key_id] = block
         return found
 
-    def bucket(self, info: CallInfo) -> str:
-        """Return the bucket in which a call counts."""
-        model = info.quota_model
-        return self._records.buckets.get(model) or model
+    def buckets(self, info: CallInfo) -> tuple[str, str]:
+        """Return the bucket in which a call counts, and that of its model's old name, if it is two.
+
+        A call that names a replaced model counts in the bucket of the model that answers it, with
+        the calls that name that one (docs/gemini-api.md#models-that-answer-under-old-names). It
+        counts in the bucket of the old name too, where a version of this package that does not
+        know of it counts: limits stay exact with such a one beside this.
+        """
+        model, buckets = info.quota_model, self._records.buckets
+        bucket = buckets.get(model) or model
+        if not info.replaced_by or not model:
+            return bucket, ""
+        of_both = buckets.get(info.replaced_by) or info.replaced_by
+        return of_both, "" if bucket == of_both else bucket
+
+    def _quota(self, name: str, now: float) -> QuotaWindows:
+        quota = self._records.quotas.get(name) or QuotaWindows()
+        quota.advance(now, self._policy.zone)
+        return quota
+
+    def _old_block(self, key: Candidate, bucket: str, info: CallInfo, now: float) -> Block | None:
+        """Return what blocks the old name of a model; parts of it are counted under the new one."""
+        return self._judge(key, bucket, info._replace(terms=None), now)[2]
+
+    def _reserve_old(
+        self, key: Candidate, bucket: str, info: CallInfo, reservation: Reservation, now: float
+    ) -> None:
+        name, reservation.old_bucket = quota_name(key.project, bucket), bucket
+        quota = self._quota(name, now)
+        quota.adjust(reservation.slot, info.requests, info.tokens)
+        self._records.quotas[name] = quota
 
     def _limits(self, key: Candidate, name: str, now: float) -> Limits:
         """Return the limits in force, as far as the pool may use them."""
@@ -315,8 +353,7 @@ class Ledger:
     ) -> tuple[QuotaWindows, Limits, Block | None]:
         """Return what is used of a key's quota, its limits, and what blocks it the longest."""
         name = quota_name(key.project, bucket)
-        quota = self._records.quotas.get(name) or QuotaWindows()
-        quota.advance(now, self._policy.zone)
+        quota = self._quota(name, now)
         limits, block, terms = self._limits(key, name, now), None, info.terms
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)
@@ -448,7 +485,10 @@ class Ledger:
         if outcome.kind is LeaseOutcome.UNSENT:
             requests, tokens = -lease.requests, -lease.tokens
         if requests or tokens:
-            for one in (name, *[part_name(name, part) for part in reservation.parts]):
+            names = [name, *[part_name(name, part) for part in reservation.parts]]
+            if reservation.old_bucket:
+                names.append(quota_name(lease.project, reservation.old_bucket))
+            for one in names:
                 quota = self._records.quotas.get(one)
                 if quota is not None:
                     quota.adjust(reservation.slot, requests, tokens)
@@ -465,8 +505,7 @@ class Ledger:
         """Learn the limits that a response names, and how much of them is used."""
         was_steady = self._is_steady(name, now)
         self._learn(name, Limits(**{one.limit: one.of for one in reported}), now, steady=True)
-        quota = self._records.quotas.get(name) or QuotaWindows()
-        quota.advance(now, self._policy.zone)
+        quota = self._quota(name, now)
         if not was_steady:  # what was counted before drains in the next minute too
             quota.late_requests, quota.late_tokens = quota.requests, quota.tokens
         for one in reported:
@@ -520,6 +559,8 @@ class Ledger:
         self, lease: Lease, reservation: Reservation | None, verdict: Verdict, now: float
     ) -> float | None:
         records, bucket = self._records, verdict.bucket or lease.bucket
+        if reservation is not None and bucket == reservation.old_bucket:
+            bucket = lease.bucket
         if bucket != lease.bucket and lease.bucket:
             records.buckets[lease.bucket if reservation is None else reservation.model] = bucket
         if verdict.learned != NO_LIMITS:
@@ -646,6 +687,7 @@ class Ledger:
                     known.limits._replace(rpd=of_day),
                     first,
                     known.read,
+                    quota.peaks,
                 )
             )
         cooldowns = dict(records.cooldowns.items())

@@ -322,6 +322,9 @@ class CallInfo(NamedTuple):
     """The label of the project whose keys may serve it; None: any."""
     terms: Terms | None = None
     """What its workload may use; None: all."""
+    replaced_by: str = ""
+    """The model that answers in place of the requested one, as far as its provider has announced
+    that: they count together. Empty: the requested one."""
 
     @property
     def quota_model(self) -> str:
@@ -489,6 +492,8 @@ USD_REASONS = ("usd_10m", "usd", "usd_month")
 """Reasons of a `Block` of a budget that is spent, in the order of `Budget`."""
 LIMITED = WINDOWS | {*USD_REASONS, "usd_reserved", "concurrency"}
 """Reasons of a `Block` of a limit."""
+FULL = WINDOWS | {"concurrency"}
+"""Reasons of a `Block` of a limit of requests or tokens."""
 IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
 """Reasons of a `Block` that end when another call ends, whatever it used."""
 

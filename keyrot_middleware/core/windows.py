@@ -279,8 +279,8 @@ class QuotaWindows:
     day_end: float = 0.0
     day_requests: int = 0
     rest: Sequence[Any] = ()
-    """Of the calls that are `first`: `past`. Of others what another version of this package keeps
-    with it: it is written back as it was, so that two versions may run on one state."""
+    """`past`, then `peaks`, then what another version of this package keeps with it: that is
+    written back as it was, so that two versions may run on one state."""
 
     @property
     def past(self) -> Sequence[float]:
@@ -288,14 +288,26 @@ class QuotaWindows:
 
         Only of the calls that are `first`.
         """
-        past = (n if isinstance(n, int | float) else 0.0 for n in self.rest[:3])
-        return [*past, *NO_PAST][:3]
+        return self._numbers(0, 3)
+
+    @property
+    def peaks(self) -> tuple[float, float]:
+        """Return the most requests, and the most tokens, that a minute of the day has counted."""
+        requests, tokens = self._numbers(3, 2)
+        return max(requests, self.requests), max(tokens, self.tokens)
+
+    def _numbers(self, first: int, count: int) -> list[float]:
+        """Return so many numbers of the rest; 0 for what is none."""
+        found = (n if isinstance(n, int | float) else 0 for n in self.rest[first : first + count])
+        return [*found, *[0] * count][:count]
 
     def advance(self, now: float, zone: str, *, first: bool = False) -> None:
         """Start the windows of *now*; *first*: they are of the calls that are `first`."""
         minute = int((now - GUARD_S) // 60)
         if not self.minute - 1 <= minute <= self.minute:
             kept = minute == self.minute + 1
+            if any(peaks := self.peaks):
+                self.rest = (*self.past, *peaks, *self.rest[5:])
             if first and 0 <= self.minute < minute:
                 fade = FADE ** (minute - self.minute)
                 minutes, requests, tokens = self.past
@@ -309,8 +321,8 @@ class QuotaWindows:
             self.minute = minute
         if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
-            if first:
-                self._set_past(*NO_PAST)
+            if self.rest:  # the peaks of a day end with it
+                self.rest = (*(NO_PAST if first else self.past), 0, 0, *self.rest[5:])
 
     def _set_past(self, *past: float) -> None:
         self.rest = (*past, *self.rest[3:])

@@ -29,6 +29,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from .. import providers
 from ..core.activity import CallRecord
 from ..core.failures import ENDED_BY_VALUE, KEY_REJECTIONS, UNKNOWN_REFUSAL
 from ..core.judgement import JudgedReplies, Judgement
@@ -423,6 +424,20 @@ def _find(pool: Pool, report: PoolReport, kept: Mapping[str, Fact], anew: bool) 
         others = [each for each in seen.calls if each.model == one.model and each is not one]
         is_whole = all(each.runs.failing for each in others)
         yield from _of_call(one, seen.at, is_whole=is_whole)
+    for answer in seen.answers:
+        model, text = answer.model, providers.how_answered(*answer[:3])
+        command = f"keyrot explain {model}" if model == model_label(model) else ""
+        yield Fact(
+            "model_replaced",
+            _unmarked(model),
+            _unmarked(text),
+            None,
+            None,
+            None,
+            model,
+            None,
+            command,
+        )
     for row in seen.rows:
         yield from _of_key(row, seen.at, pool.policy.zone)
     for replies in report.replies(seen):
@@ -538,6 +553,8 @@ def _of_key(row: Row, now: float, zone: str) -> Iterator[Fact]:
             command = "keyrot status"
             yield Fact("budget_reached", what, text, key_id, reason, end, command=command)
     for used in known.used:
+        if provider_of(key.platform).replaced.get(used.bucket):
+            continue  # it counts with the model that answers it
         ratio = parts(key, used).get("rpd", 0.0)
         if ratio >= QUOTA_SHARE:
             model = model_label(used.bucket)

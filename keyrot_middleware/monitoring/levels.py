@@ -48,6 +48,9 @@ class Levels:
             counts = Counter(row.overall.state for row in seen.rows)
             for state in KEY_STATES:
                 yield counts[state], {"keyrot.key.state": state}
+        elif metric == "keyrot.key.quota.peak_ratio":
+            for row in seen.rows:
+                yield from _peaks(row)
         else:
             for row in seen.rows:
                 for model, quota, ratio in view.utilization(row):
@@ -63,6 +66,16 @@ class Levels:
         found = find_facts(self._pool, self._report, kept)
         self._problems = {n: one for n, one in found.items() if one.text or n in kept}
         yield from ((1, dict(labels)) for labels in {*map(_labels, self._problems.values())})
+
+
+def _peaks(row: view.Row) -> Iterator[Level]:
+    """Yield the used share of a limit in the fullest minute of today, by model."""
+    for used in row.known.used:
+        fullest = view.fullest_minute(row.key, used)
+        if fullest and fullest["of"]:
+            labels = {KEY_ID: row.key.key_id, "keyrot.quota": fullest["limit"]}
+            labels |= {GEN_AI_REQUEST_MODEL: used.bucket} if used.bucket else {}
+            yield fullest["used"] / fullest["of"], labels
 
 
 def _labels(fact: Fact) -> tuple[tuple[str, str], ...]:

@@ -12,6 +12,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, cast
 
+from .. import providers
 from ..core.activity import (
     COUNTERS,
     DAY,
@@ -28,6 +29,7 @@ from ..core.activity import (
     project_entry,
     share_entry,
 )
+from ..core.answering import Answered
 from ..core.counting import ModelNames
 from ..core.judgement import (
     AVAILABLE,
@@ -273,14 +275,19 @@ class PoolReport:
                     "ends_by": here.ends_by,
                 }
             )
+        by = info.replaced_by or _answered_by(seen, info)
+        sentence = _verdict(next_keys, judged, now)
+        if by:
+            sentence += f" {providers.how_answered(platform, info.model, by)}."
         return {
             "model": info.model,
+            "answered_by": by or None,
             "tokens": tokens,
             "workload": info.workload,
             "at": iso(now),
             "key_id": next_keys[0] if next_keys else None,
             "answer": judged.answer,
-            "sentence": _verdict(next_keys, judged, now),
+            "sentence": sentence,
             "keys": key_rows,
         }
 
@@ -361,7 +368,12 @@ class PoolReport:
         processes = find_processes(self.state, said, at)
         if not said and (problem := self.problem()):
             processes = Processes(unread=(process_name(),), problem=problem)
-        return Look(at, rows, calls, runs_out, emptied_at(self.state, at), processes)
+        log = self.activity.read()
+        held = log.limits(at)
+        for row in rows:
+            row.held = held.get(row.key.key_id, {})
+        emptied = emptied_at(self.state, at)
+        return Look(at, rows, calls, runs_out, emptied, processes, log.answers(at))
 
     def summary(self, seen: Look, activity: ActivityView) -> dict[str, Any]:
         """Return what is said of the whole pool."""
@@ -379,6 +391,7 @@ class PoolReport:
             "available": states["available"],
             "states": {state: states[state] for state in KEY_STATES},
             "calls": [_judged(one, seen) for one in seen.calls],
+            "answers": [_answer(one) for one in seen.answers],
             "last_hour": last_hour,
             "today": dict.fromkeys(amounts | cost) if degraded else amounts | cost,
             "processes": {
@@ -613,6 +626,12 @@ def able_platforms(seen: Look) -> set[str]:
     return {row.key.platform for row in seen.rows if row.overall.state == "available"}
 
 
+def _answered_by(seen: Look, info: CallInfo) -> str:
+    """Return which other model has answered such calls lately, or ""."""
+    mine = (one.by for one in seen.answers if one[:2] == (info.platform, info.model))
+    return next(mine, "")
+
+
 def _rejected(rows: Sequence[Row]) -> dict[str, str]:
     """Return in which class keys were cut off by what only a person ends, by id."""
     return {row.key.key_id: row.known.rejection for row in rows if row.known.rejection is not None}
@@ -628,6 +647,12 @@ def _judged(one: Judgement, seen: Look) -> dict[str, Any]:
         "sentence": sentence_of(one, seen.at),
         "runs_out_at": iso(seen.runs_out.get(one.model)),
     }
+
+
+def _answer(one: Answered) -> dict[str, Any]:
+    """Return which model has answered another, as JSON has it."""
+    by = providers.replaced_by(one.platform, one.model)
+    return {**one._asdict(), "one_limit": by == one.by}
 
 
 _OF_JUDGEMENT = ("model", "workload", "answer", "is_trouble", "keys", "ends_by")

@@ -19,7 +19,8 @@ from math import inf, isfinite
 from typing import Any, NamedTuple, TypedDict, cast
 
 from .. import providers
-from ..core.activity import LARGE_POOL, ActivityLog, CallRecord, quota_entry
+from ..core.activity import LARGE_POOL, ActivityLog, CallRecord, Held, quota_entry
+from ..core.answering import Answered
 from ..core.failures import (
     ENDED_BY_PERSON,
     KEY_REJECTIONS,
@@ -77,6 +78,16 @@ SENTENCES = 3
 UNKNOWN = "Not known while the shared state cannot be reached."
 
 
+class FullestMinute(TypedDict):
+    """The minute of today in which most was used of a limit, as the pool has counted it."""
+
+    limit: str
+    """Which one: `rpm` or `tpm`."""
+    used: int
+    of: int | None
+    """The limit now; None: it is not known."""
+
+
 class ModelUsage(TypedDict):
     """What a project has used of one model, and whether its key is available for it."""
 
@@ -92,6 +103,15 @@ class ModelUsage(TypedDict):
     available_at: str | None
     runs_out_at: str | None
     """When its requests of the day are used up at the rate of the last hour; None: they last."""
+    counts_with: str | None
+    """The model that answers in place of this one, and in whose limits it counts; None: it has
+    limits of its own."""
+    held_back: int
+    """Calls of today that did not get this key, since the pool had counted a limit of it full."""
+    refused: int
+    """Requests of today that the provider refused with 429."""
+    fullest_minute: FullestMinute | None
+    """None: nothing was used today."""
 
 
 class HealthStatus(TypedDict):
@@ -139,6 +159,8 @@ class Row:
     """When its project's day ends early, by model; see `forecast`."""
     said: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """What the provider wrote, by failure class and model; see `quote`."""
+    held: Mapping[str, Held] = field(default_factory=dict)
+    """How often a limit ended a try today, by model."""
 
 
 class Look(NamedTuple):
@@ -155,6 +177,8 @@ class Look(NamedTuple):
     """When the shared state was found to be emptied, within the last hour."""
     processes: Processes = NO_PROCESSES
     """Those that run, as far as they differ."""
+    answers: Sequence[Answered] = ()
+    """Models that others have answered, today or yesterday."""
 
 
 # The state of keys -------------------------------------------------------------------------------
@@ -222,6 +246,7 @@ def _by_model(
 def blocks_of(state: State, info: CallInfo, keys: list[Candidate]) -> dict[str, Block]:
     """Return why keys would be refused."""
     blocks: dict[str, Block] = {}
+    info = info._replace(replaced_by=providers.replaced_by(info.platform, info.model))
     for start in range(0, len(keys), AT_ONCE):
         blocks |= state.get_blocks(info, keys[start : start + AT_ONCE])
     return blocks
@@ -280,13 +305,14 @@ _OF_HEALTH = ("cooldown_reason", "cooldown_scope", "last_error", "success_count"
 def _models(row: Row) -> Iterable[str]:
     """Return the models for which a key is blocked, or of which something is known today."""
     known = [u.bucket for u in row.known.used if counts_today(u) or u.bucket in row.models]
-    return dict.fromkeys((*(m for m, here in row.models.items() if here != AVAILABLE), *known))
+    blocked = [model for model, here in row.models.items() if here != AVAILABLE]
+    return dict.fromkeys((*blocked, *known, *row.held))
 
 
 def _usage(row: Row, model: str) -> ModelUsage:
     here, used = row.models.get(model, row.overall), used_of(row.known, model)
     windows = limit_windows(row.key, used)
-    learned = used.limits.part(row.key.use)._asdict()
+    learned, held = used.limits.part(row.key.use)._asdict(), row.held.get(model, Held())
     usage = {
         "requests_minute": used.requests_minute,
         "tokens_minute": used.tokens_minute,
@@ -298,6 +324,9 @@ def _usage(row: Row, model: str) -> ModelUsage:
         "reason": here.reason,
         "sentence": None if here == AVAILABLE else sentence(row, here, model),
         "runs_out_at": iso(row.runs_out.get(model)),
+        "counts_with": providers.replaced_by(row.key.platform, model) or None,
+        **held._asdict(),
+        "fullest_minute": fullest_minute(row.key, used),
         **windows,
     }
     return cast(ModelUsage, usage)
@@ -401,6 +430,16 @@ def limit_windows(key: Candidate, used: Used) -> dict[str, dict[str, Any]]:
         source = None if limit is None else sources.get(smaller_limit(own, learned), "learned")
         windows[name] = {"used": amount, "limit": limit, "source": source}
     return windows
+
+
+def fullest_minute(key: Candidate, used: Used) -> FullestMinute | None:
+    """Return the fullest minute of today: of the limit of which most was used."""
+    known = [*zip(WINDOWS[:2], map(int, used.peaks), _limits(key, used), strict=False)]
+    if not any(most for _, most, _ in known):
+        return None
+    shares = {name: most / of if of else -1 for name, most, of in known}
+    name, most, of = max(known, key=lambda one: shares[one[0]])
+    return {"limit": name, "used": most, "of": of}
 
 
 def least_used(keys: Sequence[Candidate], known: Mapping[str, KeyHealth], model: str) -> list[str]:
@@ -695,6 +734,7 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
         at = clock(seen.emptied_at, seen.at)
         said.insert(0, f"The shared state was emptied at {at}: {WHAT_IS_LOST}.")
     said += lines_of_processes(seen.processes)
+    said += lines_of_answers(seen.answers)
     states = Counter(row.overall.state for row in seen.rows)
     able = states["available"]
     keys = f"{of_all(able, len(seen.rows), 'key')} {'is' if able == 1 else 'are'} available."
@@ -710,6 +750,13 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
         "keys": {"sentence": keys if seen.rows else "This pool has no key."},
         "hour": UNKNOWN if hour["calls"] is None else last,
     }
+
+
+def lines_of_answers(answers: Sequence[Answered]) -> list[str]:
+    """Say which models others have answered, the most calls first."""
+    lines = [f"{providers.how_answered(*one[:3])}." for one in answers[:SENTENCES]]
+    more = len(answers) - SENTENCES
+    return [*lines, f"Other models answer {more:,} more."] if more > 0 else lines
 
 
 def lines_of_processes(processes: Processes) -> list[str]:

@@ -26,7 +26,9 @@ from ..core.failures import (
     rejected,
     restricted,
 )
+from ..core.wording import one_line
 from .base import Provider, Route
+from .keys import mask_keys
 from .openai import OpenAILike
 
 __all__ = [
@@ -93,6 +95,36 @@ def of(platform: str) -> Provider:
     provider: Provider = getattr(import_module(f".{module}", __name__), name)()
     join(provider.rules)
     return provider
+
+
+def _known(platform: str) -> Provider | None:
+    """Return a provider; None: a state knows it, from a process that has another package."""
+    try:
+        return of(platform)
+    except KeyError:
+        return None
+
+
+def replaced_by(platform: str, model: str) -> str:
+    """Return the model that answers in place of another, as its provider has announced; or ""."""
+    found = _known(platform)
+    return "" if found is None else found.replaced.get(model, "")
+
+
+def names_models(platform: str) -> bool:
+    """Return whether requests name models themselves; see `Provider.names_models`."""
+    found = _known(platform)
+    return found is not None and found.names_models
+
+
+def how_answered(platform: str, model: str, by: str) -> str:
+    """Say in a sentence, without its end, which model answers calls of another."""
+    provider = _known(platform)
+    who = platform if provider is None else provider.vendor or provider.title
+    text = f"{who} answers {mask_keys(one_line(model))} by {mask_keys(one_line(by))}"
+    if replaced_by(platform, model) == by:
+        return f"{text}; both names count in one limit, and each call costs what {by} costs"
+    return f"{text}; each call costs what that model costs"
 
 
 @cache

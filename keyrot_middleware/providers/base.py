@@ -147,6 +147,8 @@ class Provider:
     """Of its keys and calls; `name`, but where one provider has several services."""
     title: ClassVar[str]
     """For people: `OpenAI`."""
+    vendor: str = ""
+    """Who runs it, if that is not its title."""
     otel: ClassVar[str]
     """`gen_ai.provider.name`, by OpenTelemetry's conventions."""
     prices: str = ""
@@ -185,6 +187,11 @@ class Provider:
     """The limits; of two kinds that are one limit the first counts."""
     tier_header = upload_header = ""
     """Those that name the service tier in which it was served, and where an upload goes."""
+    replaced: Mapping[str, str] = {}
+    """The models that others answer, under their old names: they count in one limit."""
+    names_models: bool = True
+    """A request names the model itself, so that a response which names another one says news; else
+    the user's own name for it, as a deployment of Azure has."""
     model_marks: tuple[bytes, ...] = ()
     """What a body holds that only the same model accepts, so no fallback model gets it."""
     rules: tuple[Rule, ...] = (*FIRST_RULES, *LAST_RULES)

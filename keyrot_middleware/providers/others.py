@@ -170,6 +170,7 @@ class AzureOpenAI(OpenAILike):
     prices = "azure"
     check_path = "/openai/v1/models"
     title = "Azure OpenAI"
+    names_models = False
     variables = ("AZURE_OPENAI_API_KEY",)
     base_url_variable = "AZURE_OPENAI_ENDPOINT"
     key_header, key_scheme = "api-key", ""

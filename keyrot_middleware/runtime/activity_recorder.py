@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
+from .. import providers
 from ..core.activity import (
     LARGE_POOL,
     ActivityBatch,
@@ -37,7 +38,7 @@ MOST_NEW = 100_000
 """Records that wait to be counted, at most; the oldest are dropped."""
 
 
-def _watch_nothing(_record: CallRecord, _end: End) -> None:
+def _watch_nothing(_record: CallRecord, _end: End | None = None) -> None:
     """See nothing."""
 
 
@@ -73,6 +74,8 @@ class ActivityRecorder:
         self._names = BoundedNames()
         self.watch: Callable[[CallRecord, End], Callable[[], object] | None] = _watch_nothing
         """Sees how each call of a model ended; returns what to do about that."""
+        self.watch_answer: Callable[[CallRecord], Callable[[], object] | None] = _watch_nothing
+        """Sees each call whose response names a model, likewise."""
         self._log = ActivityLog(state.activity, state.activity_log, zone, report_skipped)
         self.zone = zone
         self._batch = self._new_batch()
@@ -106,8 +109,13 @@ class ActivityRecorder:
                 usage = record.usage
                 if usage.cost_usd is None and usage is not NO_USAGE:
                     usage = usage._replace(cost_usd=self._price(record))
-                end = batch.add(record._replace(usage=usage))
+                if usage.model and not providers.names_models(record.platform):
+                    usage = usage._replace(model=None)
+                record = record._replace(usage=usage)
+                end = batch.add(record)
                 if end is not None and (say := self.watch(record, end)):
+                    said.append(say)
+                if usage.model and (say := self.watch_answer(record)):
                     said.append(say)
         except Exception:
             handle_internal_error("activity")
@@ -174,8 +182,13 @@ class RunningCall:
         """Note that a cooldown follows from the last request."""
         self._attempts[-1] = self._attempts[-1]._replace(cools_down=True)
 
-    def finish(self, error: BaseException | None) -> CallRecord:
-        """Add the call to the pool's activity, and return its record."""
+    def finish(self, error: BaseException | None, full: tuple[str, ...] = ()) -> CallRecord:
+        """Add the call to the pool's activity, and return its record.
+
+        Args:
+            error: How it ended.
+            full: The keys that it did not get since a limit of theirs was full.
+        """
         outcome: CallOutcome = "ok"
         block: Block | None = None
         if isinstance(error, Exhausted):
@@ -200,6 +213,7 @@ class RunningCall:
             self._first_chunk_s,
             "" if block is None else block.reason,
             block is not None and ends_by(block) == "time",
+            full,
         )
         activity.add(record)
         return record

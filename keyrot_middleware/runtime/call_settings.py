@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..core.json_rows import NUMBER, known_fields, read_row
 from ..core.model import Budget, CallInfo, RetryPolicy, Terms
+from ..providers import replaced_by
 from ..state.base import State
 from .state_lists import rows_of
 
@@ -42,7 +43,8 @@ class CallSettings:
         """Return the smallest call of a model and a workload."""
         terms = self.terms.get(workload, self.terms.get(None))
         info = CallInfo(model, VERB, tokens=1, workload=workload, platform=platform)
-        return info._replace(tiers=self.tiers, terms=terms)
+        by = replaced_by(platform, model)
+        return info._replace(tiers=self.tiers, terms=terms, replaced_by=by)
 
     def texts(
         self, now: float, process: str = "", keys: str = "", problem: str = ""

@@ -114,7 +114,7 @@ class SyncDriver:
         self.is_over = True
         if self.lease is not None:  # an interrupt came between: it is settled soon
             self._pool.abandoned.append(self)
-        record = self._record.finish(error)
+        record = self._record.finish(error, self.call.full)
         if isinstance(error, Exhausted) and not error.has_untried_keys:
             self._notify("on_exhausted", error)
         if self.observer is not None:

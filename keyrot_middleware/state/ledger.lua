@@ -20,7 +20,7 @@
 -- What each part is called in core/ledger.py and core/windows.py:
 --
 --   Ledger.acquire, _judge                           acquire: which key; grant: what is reserved for it
---   Ledger._limits, _is_steady                       limits_of
+--   Ledger.buckets, _limits, _is_steady              buckets_of, limits_of
 --   QuotaWindows.advance, adjust, reserve            advance, adjust, the beginning of grant
 --   QuotaWindows.blocked_by, _drained                full_window, drained
 --   QuotaWindows.kept, held_back                     held_back
@@ -69,6 +69,7 @@ local MINUTE, REQUESTS, TOKENS = 1, 2, 3
 local LATE_REQUESTS, LATE_TOKENS = 4, 5
 local DAY_END, DAY_REQUESTS = 6, 7
 local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
+local PEAK_REQUESTS, PEAK_TOKENS = 11, 12
 
 -- Learned, by project and bucket; what was read is the last three, which may be missing:
 local L_UNTIL, L_RPM, L_TPM, L_RPD, L_STEADY = 1, 2, 3, 4, 5
@@ -218,6 +219,14 @@ local function advance(q, is_first)
       q[PAST_MINUTES] = q[PAST_MINUTES] * fade + (1 - fade) / (1 - FADE)
       q[PAST_REQUESTS] = (q[PAST_REQUESTS] + q[REQUESTS] / FADE) * fade
       q[PAST_TOKENS] = (q[PAST_TOKENS] + q[TOKENS] / FADE) * fade
+    end
+    local requests = math.max(known(q[PEAK_REQUESTS]) or 0, q[REQUESTS])
+    local tokens = math.max(known(q[PEAK_TOKENS]) or 0, q[TOKENS])
+    if requests > 0 or tokens > 0 then
+      for i = PAST_MINUTES, PAST_TOKENS do
+        q[i] = known(q[i]) or 0
+      end
+      q[PEAK_REQUESTS], q[PEAK_TOKENS] = requests, tokens
     end
     q[REQUESTS], q[TOKENS] = kept and q[LATE_REQUESTS] or 0, kept and q[LATE_TOKENS] or 0
     q[LATE_REQUESTS], q[LATE_TOKENS], q[MINUTE] = 0, 0, minute
@@ -530,6 +539,9 @@ local function release(s, name)
   for _, part in ipairs(s.parts or {}) do
     table.insert(names, part_name(name, part))
   end
+  if s.old_bucket then
+    table.insert(names, s.project .. '\n' .. s.old_bucket)
+  end
   for i, q in pairs((requests ~= 0 or tokens ~= 0) and read(QUOTAS, names) or {}) do
     if q then
       adjust(q, s.slot, requests, tokens)
@@ -646,13 +658,17 @@ end
 
 -- Choosing a key -----------------------------------------------------------------------------------
 
-local function grant(best, call, bucket, blocks)
+local function grant(best, call, bucket, old_bucket, blocks)
   local key, q = best.key, best.q
   local name, terms = key.project .. '\n' .. bucket, call.terms
   local late = best.steady or now >= (q[MINUTE] + 1) * 60 - GUARD_S
   local slot = { q[MINUTE], late, day_end }
   adjust(q, slot, call.requests, call.tokens)
   save(QUOTAS, name, q, QUOTA_S)
+  if old_bucket then
+    adjust(best.old_q, slot, call.requests, call.tokens)
+    save(QUOTAS, key.project .. '\n' .. old_bucket, best.old_q, QUOTA_S)
+  end
   for _, part in ipairs(terms and terms.parts or {}) do
     local counted = read_part(name, part)
     adjust(counted, slot, call.requests, call.tokens)
@@ -677,14 +693,23 @@ local function grant(best, call, bucket, blocks)
     cooldown[PROBE_UNTIL] = now + PROBE_S
   end)
   return cjson.encode({
-    place = best.place, bucket = bucket, slot = slot, reserved = reserved, probe = probe, blocks = blocks,
+    place = best.place, bucket = bucket, old_bucket = old_bucket, slot = slot, reserved = reserved, probe = probe, blocks = blocks,
     purses = names, period = #names > 0 and math.floor(now / RESERVED_S) or 0,
   })
 end
 
-local function bucket_of(call)
-  local bucket = read(BUCKETS, { call.model })[1]
-  return type(bucket) == 'string' and bucket or call.model
+-- Return the bucket in which a call counts, and that of its model's old name, if it is two.
+local function buckets_of(call)
+  local function of(model)
+    local bucket = read(BUCKETS, { model })[1]
+    return type(bucket) == 'string' and bucket or model
+  end
+  local bucket = of(call.model)
+  if not call.replaced_by then
+    return bucket
+  end
+  local of_both = of(call.replaced_by)
+  return of_both, bucket ~= of_both and bucket or nil
 end
 
 local function quota_names(call, bucket)
@@ -695,11 +720,17 @@ local function quota_names(call, bucket)
   return names
 end
 
+local function new_quota()
+  return { -1, 0, 0, 0, 0, day_end, 0 }
+end
+
 local function acquire(call)
-  local bucket = bucket_of(call)
+  local bucket, old_bucket = buckets_of(call)
   local names, owners, scopes = quota_names(call, bucket), {}, {}
+  local old_names, old_scopes = old_bucket and quota_names(call, old_bucket) or {}, {}
   if has_seldom then
     scopes = scopes_of(bucket, call.verb)
+    old_scopes = old_bucket and scopes_of(old_bucket, call.verb) or {}
     for i, key in ipairs(call.keys) do
       for place, owner in ipairs(owners_of(key)) do
         owners[3 * (i - 1) + place] = owner
@@ -707,15 +738,22 @@ local function acquire(call)
     end
   end
   local quotas, learned, cooldowns = read(QUOTAS, names), read(LEARNED, names), read(COOLDOWNS, owners)
+  local old_quotas, old_learned = read(QUOTAS, old_names), read(LEARNED, old_names)
   local blocks, best = {}, nil
   for i, key in ipairs(call.keys) do
     if best and (call.strategy ~= 'spread' or (key.group or 0) ~= (best.key.group or 0)) then
       break
     end
-    local q = advance(quotas[i] or { -1, 0, 0, 0, 0, day_end, 0 })
+    local q = advance(quotas[i] or new_quota())
+    local old_q = old_bucket and advance(old_quotas[i] or new_quota())
     local rpm, tpm, rpd, steady = limits_of(key, learned[i])
     local block = has_seldom and cooldown_block(cooldowns, 3 * (i - 1), scopes) or nil
     block = later(block, full_window(q, rpm, tpm, rpd, call, steady))
+    if old_q then
+      local of_rpm, of_tpm, of_rpd, of_steady = limits_of(key, old_learned[i])
+      block = later(block, has_seldom and cooldown_block(cooldowns, 3 * (i - 1), old_scopes) or nil)
+      block = later(block, full_window(old_q, of_rpm, of_tpm, of_rpd, call, of_steady))
+    end
     if call.terms then
       block = later(block, terms_block(names[i], q, rpm, tpm, rpd, call))
     end
@@ -736,18 +774,27 @@ local function acquire(call)
     else
       local share = call.strategy == 'spread' and utilization(q, rpm, tpm, rpd, key.weight or 1) or 0
       if not best or share < best.share then
-        best = { place = i - 1, key = key, q = q, share = share, purses = purses, spending = spending, steady = steady }
+        best = {
+          place = i - 1, key = key, q = q, old_q = old_q, share = share,
+          purses = purses, spending = spending, steady = steady,
+        }
       end
     end
   end
-  return best and grant(best, call, bucket, blocks) or cjson.encode({ blocks = blocks })
+  return best and grant(best, call, bucket, old_bucket, blocks) or cjson.encode({ blocks = blocks })
 end
 
 -- The run ------------------------------------------------------------------------------------------
 
-local names, ends = wanted and quota_names(wanted, bucket_of(wanted)) or {}, {}
+local names, ends = {}, {}
+for _, bucket in ipairs(wanted and { buckets_of(wanted) } or {}) do
+  for _, name in ipairs(quota_names(wanted, bucket)) do
+    names[#names + 1] = name
+  end
+end
 for _, s in ipairs(settles) do
   names[#names + 1] = s.project .. '\n' .. s.bucket
+  names[#names + 1] = s.old_bucket and s.project .. '\n' .. s.old_bucket
 end
 read(QUOTAS, names) -- all at once
 

@@ -164,10 +164,15 @@ class RecordState(LedgerState):
 
     def _needed(self, info: CallInfo, keys: Sequence[Candidate]) -> list[tuple[str, str]]:
         """Return the records about a call; its bucket is often named like its model."""
-        model, needed = info.quota_model, [("buckets", info.quota_model)]
+        model = info.replaced_by if info.replaced_by and info.quota_model else info.quota_model
+        old_model = info.quota_model if model != info.quota_model else ""
+        needed = [("buckets", one) for one in (model, old_model) if one or not old_model]
         for key in keys:
             needed.append(("learned", quota_name(key.project, model)))
             needed += [("quotas", name) for name in quota_names(key.project, model, info.terms)]
+            if old_model:
+                old_name = quota_name(key.project, old_model)
+                needed += [("learned", old_name), ("quotas", old_name)]
             needed += [("purses", name) for name, _ in purses_of(key, info)]
             needed += [("cooldowns", name) for name in cooldown_names(key)]
         return needed
@@ -185,9 +190,11 @@ class RecordState(LedgerState):
 
     def _needed_to_settle(self, lease: Lease) -> list[tuple[str, str]]:
         name, reservation = quota_name(lease.project, lease.bucket), lease.reservation
-        parts = reservation.parts if isinstance(reservation, Reservation) else ()
         needed = [("health", lease.key_id), ("quotas", name), ("learned", name)]
-        needed += [("quotas", part_name(name, part)) for part in parts]
+        if isinstance(reservation, Reservation):
+            needed += [("quotas", part_name(name, part)) for part in reservation.parts]
+            if reservation.old_bucket:
+                needed.append(("quotas", quota_name(lease.project, reservation.old_bucket)))
         needed += [("purses", name) for name in lease.purses]
         return needed + [("cooldowns", name) for name in cooldown_names(lease)]
 

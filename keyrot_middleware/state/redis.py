@@ -328,11 +328,13 @@ class RedisState(State):
         self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
         terms = f',"terms":{_json(_terms(info.terms))}' if info.terms and info.requests else ""
+        by = info.replaced_by and info.quota_model and info.replaced_by
+        replaced = f',"replaced_by":{_text(by)}' if by else ""
         call = (
             f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
             f',"requests":{info.requests},"tokens":{info.tokens},"strategy":"{strategy}"'
             f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
-            f'{terms},"keys":{self._offer(candidates)}}}'
+            f'{terms}{replaced},"keys":{self._offer(candidates)}}}'
         )
         now, _, reply, _ = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
@@ -354,6 +356,7 @@ class RedisState(State):
             found["reserved"],
             found["period"],
             info.terms.parts if info.terms and info.requests else (),
+            found.get("old_bucket") or "",
         )
         more = {"probe": found["probe"], "purses": tuple(found["purses"]), "refused": blocks}
         return key.lease(info, found["bucket"], at, reservation=reservation, **more)
@@ -409,6 +412,8 @@ class RedisState(State):
             row["probe"] = True
         if isinstance(found, Reservation) and found.parts:
             row["parts"] = found.parts
+        if isinstance(found, Reservation) and found.old_bucket:
+            row["old_bucket"] = found.old_bucket
         if lease.purses:
             cost = outcome.usage.cost_usd
             row |= {"purses": lease.purses, "cost": None if cost is None else nano_usd(cost)}
@@ -425,7 +430,9 @@ class RedisState(State):
         return row
 
     def _verdict_row(self, lease: Lease, verdict: Verdict) -> dict[str, Any]:
-        bucket = verdict.bucket or lease.bucket
+        bucket, reservation = verdict.bucket or lease.bucket, lease.reservation
+        if isinstance(reservation, Reservation) and bucket == reservation.old_bucket:
+            bucket = lease.bucket
         base_s, max_s = verdict.backoff or self._policy.backoff
         row: dict[str, Any] = {
             "failure": verdict.failure,
@@ -512,8 +519,9 @@ class RedisState(State):
     def _get_blocks(self, info: CallInfo, keys: Sequence[Candidate]) -> dict[str, Block]:
         records, now, quotas = self._read("learned", "cooldowns", "buckets", "purses")
         ledger = Ledger(records, self._policy)
-        bucket = ledger.bucket(info)
+        bucket, old_bucket = ledger.buckets(info)
         names = [n for key in keys for n in quota_names(key.project, bucket, info.terms)]
+        names += [quota_name(key.project, old_bucket) for key in keys if old_bucket]
         records.quotas = self._get("quotas", names, quotas) if names else {}
         found = ledger.get_blocks(info, keys, now)
         return {

@@ -23,6 +23,7 @@ from typing import Any
 
 from .. import providers
 from ..core.activity import NAMES_KEPT, CallRecord
+from ..core.answering import is_other_model
 from ..core.commands import Settle, Sleep
 from ..core.failures import (
     NOT_OFFERED,
@@ -227,6 +228,26 @@ class OutageLog:
 
     def _line(self, calls: _Calls, *line: Any) -> Callable[[], object]:
         return partial(_log, self._pool, CallInfo(calls[1], ""), *line)
+
+
+class AnswerLog:
+    """Warns once of each model that another one answers."""
+
+    def __init__(self, pool_name: str) -> None:
+        self._pool = pool_name
+        self._known: set[tuple[str, str, str]] = set()
+
+    def watch(self, record: CallRecord) -> Callable[[], object] | None:
+        """Return what warns of the model of a call, if another one has answered it."""
+        model, by = record.model, record.usage.model or ""
+        if not is_other_model(model, by) or len(self._known) >= NAMES_KEPT:
+            return None
+        answer = record.platform, model, by
+        if answer in self._known:
+            return None
+        self._known.add(answer)
+        text = f"pool {self._pool}: {providers.how_answered(*answer)}"
+        return partial(warn_unless_logged, _logger, text)
 
 
 _Calls = tuple[str, str, str]

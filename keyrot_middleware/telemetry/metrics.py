@@ -19,11 +19,19 @@ from .._version import __version__
 from ..core.activity import Attempt, CallRecord
 from ..core.counting import ModelNames
 from ..core.flow import Exhausted
-from ..core.model import HOME, CallInfo
+from ..core.model import HOME, CallInfo, Usage
 from ..errors import handle_internal_error
 from . import CallObserver, semconv
 from .otel import CurrentProvider, is_suppressed
-from .semconv import Attributes, cause_from_error, covering_span, operation_name, request_attributes
+from .semconv import (
+    INFERENCE,
+    Attributes,
+    Conventions,
+    cause_from_error,
+    covering_span,
+    operation_name,
+    request_attributes,
+)
 
 
 class Metric(NamedTuple):
@@ -51,6 +59,32 @@ _TOKEN_USAGE = Metric(
 _FIRST_CHUNK = Metric(
     _HISTOGRAM, "gen_ai.client.operation.time_to_first_chunk", "s", "Of a stream.", _SECONDS
 )
+_NEW_DURATION = Metric(
+    _HISTOGRAM, "gen_ai.client.inference.duration", "s", "A call, by the new name.", _SECONDS
+)
+_NEW_FIRST_CHUNK = Metric(
+    _HISTOGRAM, "gen_ai.client.inference.time_to_first_chunk", "s", "Of a stream.", _SECONDS
+)
+_INPUT_SIZE, _OUTPUT_SIZE = (
+    Metric(
+        _HISTOGRAM,
+        f"gen_ai.client.inference.operation.{kind}_tokens",
+        "{token}",
+        f"The {kind} of a call.",
+        _TOKENS,
+    )
+    for kind in ("input", "output")
+)
+_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING = (
+    Metric(_COUNTER, f"gen_ai.client.inference.usage.{kind}_tokens", "{token}", text)
+    for kind, text in (
+        ("input", "With cached ones."),
+        ("output", "With thoughts."),
+        ("cache_read.input", "Of the input: from a cache."),
+        ("cache_write.input", "Of the input: written to a cache."),
+        ("reasoning.output", "Of the output: thoughts."),
+    )
+)
 _ATTEMPT = Metric(_HISTOGRAM, "keyrot.attempt.duration", "s", "One send.", _SECONDS)
 _ATTEMPTS = Metric(
     _HISTOGRAM, "keyrot.call.attempts", "{attempt}", "Sends of a call.", (1, 2, 3, 4, 5, 8, 10)
@@ -62,18 +96,24 @@ _PENDING = Metric(
 )
 _TIMEOUTS = Metric(_COUNTER, "keyrot.key.timeouts", "{timeout}", "Calls without an available key.")
 _COOLDOWNS = Metric(_COUNTER, "keyrot.key.cooldowns", "{cooldown}", "Cooldowns and rejections.")
+_HELD_BACK = Metric(_COUNTER, "keyrot.key.held_back", "{call}", "Calls kept from a full limit.")
 _KEY_TOKENS = Metric(_COUNTER, "keyrot.key.tokens", "{token}", "Tokens of responses to this key.")
 _KEY_COST = Metric(_COUNTER, "keyrot.key.cost", "{USD}", "Cost of requests with this key.")
 _ANSWERS = Metric(_OBSERVED, "keyrot.call.answers", "{answer}", "What a call would get now.")
 _PROBLEMS = Metric(_GAUGE, "keyrot.pool.problems", "{problem}", "1: what an alert reports is so.")
 _KEY_COUNT = Metric(_OBSERVED, "keyrot.key.count", "{key}", "Keys by their state.")
 _QUOTA_USED = Metric(_GAUGE, "keyrot.key.quota.used_ratio", "1", "Used share of a limit.")
+_QUOTA_PEAK = Metric(
+    _GAUGE, "keyrot.key.quota.peak_ratio", "1", "Used share of a limit in today's fullest minute."
+)
 _DEGRADED = Metric(_OBSERVED, "keyrot.state.degraded", "{state}", "1: in-process limits are used.")
 _OF_CALLS = (
-    *(_DURATION, _TOKEN_USAGE, _FIRST_CHUNK, _ATTEMPT, _ATTEMPTS, _FALLBACKS, _WAIT_TIME),
-    *(_TIMEOUTS, _COOLDOWNS, _KEY_TOKENS, _KEY_COST),
+    *(_DURATION, _TOKEN_USAGE, _FIRST_CHUNK, _NEW_DURATION, _NEW_FIRST_CHUNK, _INPUT, _OUTPUT),
+    *(_CACHE_READ, _CACHE_WRITE, _REASONING, _INPUT_SIZE, _OUTPUT_SIZE),
+    *(_ATTEMPT, _ATTEMPTS, _FALLBACKS, _WAIT_TIME),
+    *(_TIMEOUTS, _COOLDOWNS, _HELD_BACK, _KEY_TOKENS, _KEY_COST),
 )
-_LEVELS = (_ANSWERS, _PROBLEMS, _PENDING, _KEY_COUNT, _QUOTA_USED, _DEGRADED)
+_LEVELS = (_ANSWERS, _PROBLEMS, _PENDING, _KEY_COUNT, _QUOTA_USED, _QUOTA_PEAK, _DEGRADED)
 METRICS = (*_OF_CALLS, *_LEVELS)
 """In the order of the documentation."""
 _HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in signature(Meter.create_histogram).parameters
@@ -117,10 +157,12 @@ def _call_labels(  # noqa: PLR0917 - as above
     error_type: str | None = None,
     response_model: str | None = None,
     token_type: str | None = None,
+    modality: str | None = None,
 ) -> Attributes:
     """Return the attributes of a measurement of a call, as in the GenAI conventions."""
     request = request_attributes(operation_name(verb), model, host, platform)
-    more = {semconv.GEN_AI_RESPONSE_MODEL: response_model} if response_model else {}
+    named = {semconv.GEN_AI_RESPONSE_MODEL: response_model, "gen_ai.token.modality": modality}
+    more = {name: value for name, value in named.items() if value}
     return request | more | _labels(pool, error_type, "", None, None, token_type)
 
 
@@ -130,14 +172,18 @@ def _call_labels(  # noqa: PLR0917 - as above
 class CallMeter(CallObserver):
     """Measures one call, from its record."""
 
-    __slots__ = ("_info", "_instruments", "_is_covered", "_pool")
+    __slots__ = ("_conventions", "_info", "_instruments", "_pool")
 
     def __init__(
-        self, instruments: dict[Metric, Any], info: CallInfo, pool: str, *, is_covered: bool
+        self,
+        instruments: dict[Metric, Any],
+        info: CallInfo,
+        pool: str,
+        conventions: Conventions | None,
     ) -> None:
-        """Measure a call; *is_covered*: another instrumentation has the `gen_ai.*` metrics."""
+        """Measure a call; without *conventions* another instrumentation has `gen_ai.*` metrics."""
         self._instruments, self._info, self._pool = instruments, info, pool
-        self._is_covered = is_covered
+        self._conventions = conventions
 
     def finish(self, error: BaseException | None, record: CallRecord) -> None:
         """Record the whole call."""
@@ -154,6 +200,8 @@ class CallMeter(CallObserver):
         call = pool, info.verb, info.model, info.host, info.platform
         counts = ("input", usage.input_tokens), ("output", usage.output_tokens)
         known = [(kind, tokens) for kind, tokens in counts if tokens is not None]
+        for key_id in record.full:
+            instruments[_HELD_BACK].add(1, _labels(pool, None, key_id, info.model))
         for key_id in [one.key_id for one in last]:
             for kind, tokens in known:
                 attributes = _labels(pool, None, key_id, info.model, None, kind)
@@ -161,15 +209,56 @@ class CallMeter(CallObserver):
             if usage.cost_usd is not None:
                 labels = _labels(pool, None, key_id, info.model)
                 instruments[_KEY_COST].add(usage.cost_usd, labels)
-        if self._is_covered:
-            return
+        if self._conventions is not None:
+            self._measure_call(call, record, error_type, self._conventions)
+
+    def _measure_call(
+        self,
+        call: tuple[str, str, str, str, str],
+        record: CallRecord,
+        error_type: str | None,
+        conventions: Conventions,
+    ) -> None:
+        """Record the `gen_ai.*` metrics; only inference has new names."""
+        instruments, usage = self._instruments, record.usage
+        is_inference = operation_name(self._info.verb) in INFERENCE
+        old, new = conventions.old or not is_inference, conventions.new and is_inference
         attributes = _call_labels(*call, error_type, usage.model)
-        instruments[_DURATION].record(record.seconds, attributes)
-        for kind, tokens in known:
-            attributes = _call_labels(*call, error_type, usage.model, kind)
-            instruments[_TOKEN_USAGE].record(tokens, attributes)
+        counts = zip(("input", "output"), (_INPUT_SIZE, _OUTPUT_SIZE), usage[:2], strict=False)
+        known = [(kind, size, tokens) for kind, size, tokens in counts if tokens is not None]
+        for metric in [_DURATION] * old + [_NEW_DURATION] * new:
+            instruments[metric].record(record.seconds, attributes)
+        for kind, size, tokens in known:
+            if old:
+                of_kind = _call_labels(*call, error_type, usage.model, kind)
+                instruments[_TOKEN_USAGE].record(tokens, of_kind)
+            if new and error_type is None:
+                instruments[size].record(tokens, attributes)
+        if new:
+            self._count_usage(call, usage)
         if record.first_chunk_s:
-            instruments[_FIRST_CHUNK].record(record.first_chunk_s, _call_labels(*call))
+            for metric in [_FIRST_CHUNK] * old + [_NEW_FIRST_CHUNK] * new:
+                instruments[metric].record(record.first_chunk_s, _call_labels(*call))
+
+    def _count_usage(self, call: tuple[str, str, str, str, str], usage: Usage) -> None:
+        """Count the tokens of a call by their kind, and those of audio and images apart."""
+        details = dict(usage.details)
+        written = details.get("cache_write_tokens")
+        for metric, tokens, of in (
+            (_INPUT, usage.input_tokens, "input_{}_tokens"),
+            (_OUTPUT, usage.output_tokens, "output_{}_tokens"),
+            (_CACHE_READ, usage.cached_tokens, "cache_{}_read_tokens"),
+            (_CACHE_WRITE, written, ""),
+            (_REASONING, usage.thought_tokens, ""),
+        ):
+            left = tokens or 0
+            for modality in ("audio", "image", "unknown"):
+                part = details.get(of.format(modality), 0)
+                part = left if modality == "unknown" else min(part, left)
+                left -= part
+                if part > 0:
+                    labels = _call_labels(*call, None, usage.model, None, modality)
+                    self._instruments[metric].add(part, labels)
 
     def _attempt(self, one: Attempt, error_type: str | None) -> None:
         instruments, pool = self._instruments, self._pool
@@ -217,6 +306,7 @@ class _Gauges:
                 yield Observation(value, {_POOL: pool, **labels})
 
 
+_OLD = Conventions()
 _global_gauges = _Gauges()
 """Of the global provider, whichever it will be."""
 
@@ -224,14 +314,21 @@ _global_gauges = _Gauges()
 class MetricsObserver:
     """Measures calls, as long as the program has a meter provider."""
 
-    def __init__(self, pool_name: str, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(
+        self,
+        pool_name: str,
+        meter_provider: MeterProvider | None = None,
+        conventions: Conventions = _OLD,
+    ) -> None:
         """Measure the calls of a pool.
 
         Args:
             pool_name: The value of `keyrot.pool.name`.
             meter_provider: None: the global one, which may be set later.
+            conventions: Which names the `gen_ai.*` metrics have.
         """
         self._pool, self._provider = pool_name, meter_provider
+        self._conventions = conventions
         self._gauges = _Gauges() if meter_provider is not None else _global_gauges
         self._models = ModelNames()
         get = metrics.get_meter_provider if meter_provider is None else lambda: meter_provider
@@ -246,13 +343,13 @@ class MetricsObserver:
         ctx = context.get_current()
         if is_suppressed(ctx):
             return None
-        is_covered = covering_span(ctx, info) is not None
+        conventions = None if covering_span(ctx, info) is not None else self._conventions
         info = self._models.bounded(info, time.monotonic())
         if info.models_tried:
             attributes = _labels(self._pool, None, "", info.model)
             attributes = attributes | {semconv.FALLBACK_FROM: info.models_tried[-1]}
             instruments[_FALLBACKS].add(1, attributes)
-        return CallMeter(instruments, info, self._pool, is_covered=is_covered)
+        return CallMeter(instruments, info, self._pool, conventions)
 
     def register_gauges(self, read: Levels) -> None:
         """Report the levels of the pool at each collection, until `unregister_gauges()`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final, NamedTuple
 
 from opentelemetry.context import Context
@@ -113,16 +114,56 @@ def request_attributes(operation: str, model: str, host: str, platform: str) -> 
     return attributes
 
 
+class Conventions(NamedTuple):
+    """Which GenAI conventions spans and metrics follow: those of before July 2026, the new, both.
+
+    Only inference has new names, and the parts of its usage.
+    """
+
+    old: bool = True
+    new: bool = False
+
+
+def conventions_of(setting: str) -> Conventions:
+    """Return the conventions that a setting names.
+
+    Args:
+        setting: `old`, `new`, `both`, or `auto`: what the official library for Python writes, which
+            is the old ones up to version 1.3, and both where it is newer or not installed.
+    """
+    if setting != "auto":
+        return Conventions(setting != "new", setting != "old")
+    try:
+        found = re.match(r"(\d+)\.(\d+)", version("opentelemetry-util-genai"))
+    except PackageNotFoundError:
+        found = None
+    is_old = found is not None and (int(found[1]), int(found[2])) <= _LAST_OLD
+    return Conventions(old=True, new=not is_old)
+
+
+_LAST_OLD = (1, 3)
+"""The last version of opentelemetry-util-genai that is known to write the old names."""
+
 # Two inference spans for one request would double its tokens in every backend. The official
 # instrumentation has the operation's data in the context, by these keys of its optional library
-# opentelemetry-util-genai; older versions, and others, have the operation on the current span.
+# opentelemetry-util-genai, the second ones until July 2026; still older versions, and others, have
+# the operation on the current span.
 _DATA_KEYS = {
-    "embeddings": "opentelemetry.genai.client.embedding.context",
-    "get": "opentelemetry.genai.client.fetch_response.context",
-    "generate_content": "opentelemetry.genai.client.inference.context",
+    "embeddings": (
+        "opentelemetry.genai.client.embedding.context",
+        "opentelemetry.genai.embedding_context",
+    ),
+    "get": (
+        "opentelemetry.genai.client.fetch_response.context",
+        "opentelemetry.genai.fetch_response_context",
+    ),
+    "generate_content": (
+        "opentelemetry.genai.client.inference.context",
+        "opentelemetry.genai.inference_context",
+    ),
 }
-_INFERENCE = ("chat", "generate_content", "text_completion")
-"""Different names of the same operation."""
+INFERENCE = ("chat", "generate_content", "text_completion")
+"""The operations that the new conventions call inference: different names of the same one."""
 
 
 def covering_span(ctx: Context, info: CallInfo) -> Span | None:
@@ -134,6 +175,7 @@ def covering_span(ctx: Context, info: CallInfo) -> Span | None:
     if isinstance(model, str) and not model.endswith(asked.rpartition("/")[2]):
         return None  # a request of a tool that is called meanwhile
     named = attributes.get(GEN_AI_OPERATION)
-    same = named == operation or (named in _INFERENCE and operation in _INFERENCE)
-    has_data = named is None and ctx.get(_DATA_KEYS.get(operation, "")) is not None
+    same = named == operation or (named in INFERENCE and operation in INFERENCE)
+    keys = _DATA_KEYS.get(operation, ())
+    has_data = named is None and any(ctx.get(key) is not None for key in keys)
     return span if same or has_data else None

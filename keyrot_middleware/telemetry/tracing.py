@@ -8,7 +8,7 @@ and `detach`, around the SDK's own code.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from functools import lru_cache
 from typing import Any
@@ -40,6 +40,7 @@ from .logs import format_blocked_keys
 from .otel import CurrentProvider, is_suppressed
 from .semconv import (
     Attributes,
+    Conventions,
     ErrorCause,
     cause_from_error,
     cause_from_verdict,
@@ -61,12 +62,20 @@ _USAGE_ATTRIBUTES = (
 """In the order of the first fields of `Usage`."""
 
 
+_CACHE_WRITE = (
+    "gen_ai.usage.cache_creation.input_tokens",
+    "gen_ai.usage.cache_write.input_tokens",
+)
+"""By the old conventions, and by the new ones."""
+_OLD = Conventions()
+
+
 class CallTracer(CallObserver):
     """Traces one call. Its spans start with its first command: a stream may never be read."""
 
     __slots__ = (
-        "_acquire_since", "_attempt", "_call_spans", "_cost", "_ctx", "_describes", "_info",
-        "_is_own", "_last_failure", "_parent", "_pool", "_redact", "_span", "_tracer",
+        "_acquire_since", "_attempt", "_cache_write", "_call_spans", "_cost", "_ctx", "_describes",
+        "_info", "_is_own", "_last_failure", "_parent", "_pool", "_redact", "_span", "_tracer",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +87,20 @@ class CallTracer(CallObserver):
         redact: Callable[[str], str],
         *,
         call_spans: bool,
+        cache_write: Sequence[str],
     ) -> None:
-        """Trace a call made in the context *ctx*; *call_spans*: with a span for the whole call."""
+        """Trace a call made in the context *ctx*.
+
+        Args:
+            tracer: That of the provider.
+            ctx: The context.
+            info: The call.
+            pool: The name of the pool.
+            redact: Hides keys in what a service wrote.
+            call_spans: Record a span for the whole call.
+            cache_write: The attributes with the tokens that were written to a cache.
+        """
+        self._cache_write = cache_write
         self._tracer, self._ctx, self._info, self._pool = tracer, ctx, info, pool
         self._redact = redact
         self._call_spans = call_spans
@@ -167,6 +188,8 @@ class CallTracer(CallObserver):
             for name, value in zip(_USAGE_ATTRIBUTES, record.usage, strict=False):
                 if value is not None and value != ():
                     attributes[name] = value
+            if written := dict(record.usage.details).get("cache_write_tokens"):
+                attributes |= dict.fromkeys(self._cache_write, written)
             if record.first_chunk_s:
                 attributes["gen_ai.response.time_to_first_chunk"] = record.first_chunk_s
         return attributes
@@ -274,6 +297,7 @@ class TracingObserver:
         tracer_provider: TracerProvider | None = None,
         *,
         call_spans: bool = True,
+        conventions: Conventions = _OLD,
     ) -> None:
         """Trace the calls of a pool.
 
@@ -281,7 +305,10 @@ class TracingObserver:
             pool_name: The value of `keyrot.pool.name`.
             tracer_provider: None: the global one, which may be set later.
             call_spans: Record a span for each call; False: spans for attempts only.
+            conventions: Which names the attributes of a span have that were renamed.
         """
+        names = zip(_CACHE_WRITE, conventions, strict=True)
+        self._cache_write = [name for name, is_used in names if is_used]
         self._pool = pool_name
         self.redact: Callable[[str], str] = mask_keys
         """Hides keys in what a service wrote."""
@@ -297,8 +324,15 @@ class TracingObserver:
         ctx = context.get_current()
         if is_suppressed(ctx):
             return None
-        spans = self._call_spans
-        return CallTracer(tracer, ctx, info, self._pool, self.redact, call_spans=spans)
+        return CallTracer(
+            tracer,
+            ctx,
+            info,
+            self._pool,
+            self.redact,
+            call_spans=self._call_spans,
+            cache_write=self._cache_write,
+        )
 
 
 def _get_tracer(provider: TracerProvider) -> Tracer | None:

@@ -207,7 +207,7 @@ class ModelAnswers:
     def _response_metadata(self, request: FakeRequest, part: dict[str, Any]) -> dict[str, Any]:
         return {
             "usageMetadata": self._usage(request, _estimate_tokens(json.dumps(part))),
-            "modelVersion": request.route.model,
+            "modelVersion": request.model,
             "responseId": secrets.token_urlsafe(16),
         }
 

@@ -116,6 +116,18 @@ class FakeGemini(FakeServer):
         """Count requests for `model` under the quota of `bucket`, which errors then name."""
         self._service.models.aliases[model] = bucket
 
+    def replace_model(self, model: str, by: str) -> None:
+        """Answer requests for a model by another one, with whose quota they count.
+
+        From the start the models that Google has replaced are answered so
+        (docs/gemini-api.md#models-that-answer-under-old-names).
+
+        Args:
+            model: As in requests; itself as *by* ends that it is replaced.
+            by: `modelVersion` of the replies.
+        """
+        self._service.models.answering[model] = by
+
     def remove_model(self, model: str, version: str = "") -> None:
         """Answer 404 for a model from now on.
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from keyrot_middleware.core.model import DEFAULT_ZONE, Limits
 from keyrot_middleware.core.windows import day_of, next_midnight
 from keyrot_middleware.locks import Lock
-from keyrot_middleware.providers.gemini.models import CURRENT_MODEL
+from keyrot_middleware.providers.gemini.models import CURRENT_MODEL, REPLACED
 
 Tier = Literal["free", "paid"]
 Style = Literal["standard", "auth"]
@@ -115,12 +115,18 @@ class ModelCatalogue:
 
     def __init__(self) -> None:
         self.aliases: dict[str, str] = {}
+        self.answering: dict[str, str] = {
+            **REPLACED,
+            "gemini-flash-latest": CURRENT_MODEL,
+            "gemini-flash-lite-latest": "gemini-3.5-flash-lite",
+        }
+        """Models that answer under other names, by these; they share a quota."""
         self.removed: set[tuple[str, str]] = set()
         """Models, each with the API version that lacks it; empty: all of them."""
 
     def bucket(self, model: str) -> str:
         """Return the quota bucket of a model."""
-        return self.aliases.get(model, model)
+        return self.aliases.get(model) or self.answering.get(model, model)
 
     def buckets(self) -> set[str]:
         """Return the quota buckets of the listed models, and those of aliases."""

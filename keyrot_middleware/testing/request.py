@@ -166,6 +166,7 @@ class FakeRequest:
         body: The JSON body, or an empty dict.
         tokens: The input tokens of the body.
         resource: The resource that the request names, or empty.
+        model: The model that answers.
     """
 
     route: FakeRoute
@@ -178,6 +179,7 @@ class FakeRequest:
     body: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
     resource: str = ""
+    model: str = ""
 
     @property
     def free(self) -> bool:

@@ -325,6 +325,7 @@ class Service:
             self.quotas.limits(key.project, bucket) if key else Limits(),
             body=body,
             tokens=self.count_tokens(body) if route.verb in _COUNTED else 0,
+            model=self.models.answering.get(route.model, route.model),
         )
 
     # Whether a request is allowed: by its credentials, a script, or the rules.

@@ -17,7 +17,7 @@ Keyrot = Callable[..., Any]
 KEYS = [
     {
         "key_id": "flash_01",
-        "model": "gemini-2.5-flash",
+        "model": "gemini-3.1-flash-lite",
         "workload": "interactive",
         "tier": "free",
         "project": "my-project",

@@ -21,7 +21,7 @@ from keyrot_middleware.cli.fake import make_server, parse
 PROGRAM = """
 from google import genai
 client = genai.Client()
-print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
+print(client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi").text)
 """
 
 
@@ -55,7 +55,7 @@ def test_a_program_uses_the_printed_lines(python: Keyrot, here: Path) -> None:
         rest = served.stdout.read()
         served.wait(30)
     assert served.returncode == 0
-    assert "gemini-2.5-flash generateContent  200" in rest
+    assert "gemini-3.1-flash-lite generateContent  200" in rest
     assert "Traceback" not in rest
     assert "  key_1  limit of 5 a minute, then a 429" in lines
 

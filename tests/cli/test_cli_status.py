@@ -42,7 +42,7 @@ Keyrot = Callable[..., Any]
 
 
 KEYS: list[dict[str, Any]] = [
-    {"key_id": "idle_01", "model": "gemini-2.5-flash"},
+    {"key_id": "idle_01", "model": "gemini-3.1-flash-lite"},
     {"key_id": "used_01", "rpm": 10, "tpm": 250_000, "rpd": 500},
     {"key_id": "cool_01", "project": "p"},
     {"key_id": "gone_01"},
@@ -299,7 +299,7 @@ def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
 
 
 TWO_KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
-OTHER = "gemini-2.5-pro"
+OTHER = "gemini-3.1-pro-preview"
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.testing import FakeGemini, Reply
 from keyrot_middleware.testing.replies import Scripted, plain
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 KEYS = [
     {"key_id": "a", "project": "web", "billing_account": "co"},
     {"key_id": "b", "project": "other", "priority": 1},

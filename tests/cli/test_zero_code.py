@@ -19,7 +19,7 @@ PROGRAM = """
 import os
 from google import genai
 client = genai.Client(api_key=os.environ.get("HOME_KEY"))
-print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
+print(client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi").text)
 """
 OTHERS = "google-genai, google_genai"
 """Other instrumentations of google-genai that are installed for other tests; one warns here."""

@@ -61,7 +61,7 @@ def test_the_order_is_model_then_workload_then_priority() -> None:
         [
             key("single", priority=LAST_RESORT),
             key("single-own", priority=LAST_RESORT + 1, model=MODEL),
-            key("other", model="gemini-2.5-pro"),
+            key("other", model="gemini-3.1-pro-preview"),
             key("any-late", priority=5),
             key("any"),
             key("any-batch", workload="batch", priority=3),
@@ -235,7 +235,7 @@ def test_orders_are_per_model_and_workload_and_bounded() -> None:
     """A key that cools down for one model serves others; old ones of many models are dropped."""
     selector = Selector(many(1))
     selector.skip(INFO, {"k0": DEAD}, NOW)
-    assert listed(selector, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
+    assert listed(selector, INFO._replace(model="gemini-3.1-pro-preview")) == ["k0"]
     assert listed(selector, BATCH) == ["k0"]
     for number in range(3 * MAX_ORDERS):
         listed(selector, INFO._replace(model=f"tuned-{number}"))

@@ -29,7 +29,7 @@ def test_the_first_is_the_front_until_it_leaves() -> None:
     lines.leave(first)
     lines.leave(first)
     assert (second.woken, third.woken) == (True, False)
-    other = Ticket(INFO._replace(model="gemini-2.5-pro"))
+    other = Ticket(INFO._replace(model="gemini-3.1-pro-preview"))
     assert lines.join(other, FULL, NOW, lines.version), "of another line"
 
 
@@ -57,7 +57,7 @@ def test_a_call_that_comes_looks_unless_the_front_is_about_to() -> None:
     assert lines.turn_in(INFO, None, NOW + 20) == LATE_S
     front.notify()
     assert lines.turn_in(INFO, None, NOW) == LATE_S
-    assert lines.turn_in(INFO._replace(model="gemini-2.5-pro"), None, NOW + 99) == 0
+    assert lines.turn_in(INFO._replace(model="gemini-3.1-pro-preview"), None, NOW + 99) == 0
     lines.drop(front)
     lines.drop(None)
     assert lines.turn_in(INFO, None, NOW + 20) == 0

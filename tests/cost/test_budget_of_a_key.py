@@ -16,7 +16,7 @@ from keyrot_middleware.keys_file import KeySpec, candidates_of
 from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
-CALL = ("gemini-2.5-flash", 1_000, 400, 150, 50, 0)
+CALL = ("gemini-3.1-flash-lite", 1_000, 400, 150, 50, 0)
 MODEL = CALL[0]
 
 

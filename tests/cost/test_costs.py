@@ -19,12 +19,12 @@ from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 MILLIONTH = 1e-6
 CALLS = [
     # model, prompt, cached, answer, thoughts, tool results
-    ("gemini-2.5-flash", 1_000, 400, 150, 50, 0),
-    ("gemini-2.5-flash", 12, 0, 3, 0, 0),
-    ("gemini-2.5-flash", 0, 0, 0, 0, 0),
+    ("gemini-3.1-flash-lite", 1_000, 400, 150, 50, 0),
+    ("gemini-3.1-flash-lite", 12, 0, 3, 0, 0),
+    ("gemini-3.1-flash-lite", 0, 0, 0, 0, 0),
     ("gemini-2.5-flash-lite", 90_000, 89_000, 8_000, 0, 100),
-    ("gemini-2.5-pro", 200_000, 0, 1_000, 30_000, 0),
-    ("gemini-2.5-pro", 200_001, 150_000, 1_000, 30_000, 0),
+    ("gemini-3.1-pro-preview", 200_000, 0, 1_000, 30_000, 0),
+    ("gemini-3.1-pro-preview", 200_001, 150_000, 1_000, 30_000, 0),
     ("gemini-3.8-flash", 1_000, 400, 50, 150, 0),
     ("gemini-3.1-pro-preview", 500_000, 1, 65_000, 0, 7),
     ("gemini-3-flash-preview", 777, 77, 7, 7_777, 77),
@@ -102,7 +102,7 @@ def test_ten_calls_have_the_cost_of_the_price_list(gemini, clock, pool, connect,
         assert observed.costs(name) == [pytest.approx(cost, abs=MILLIONTH / 1000) for cost in want]
     (by_key,) = observed.metrics.by("keyrot.key.cost", "keyrot.key.id").items()
     assert by_key == ("paid", pytest.approx(sum(want), abs=MILLIONTH))
-    flash = observed.metrics.by("keyrot.key.cost", "gen_ai.request.model")["gemini-2.5-flash"]
+    flash = observed.metrics.by("keyrot.key.cost", "gen_ai.request.model")["gemini-3.1-flash-lite"]
     assert flash == pytest.approx(sum(want[:3]), abs=MILLIONTH)
     status = observed.report.status()
     assert status["cost_known"] is True
@@ -116,7 +116,7 @@ def test_a_stream_has_the_cost_of_its_last_chunk(gemini, clock, pool, connect) -
     observed = ObservedPool(installed)
     gemini.tokens(lambda _body: 5_000)
     client = connect()
-    model = "gemini-2.5-flash"
+    model = "gemini-3.1-flash-lite"
     chunks = list(client.models.generate_content_stream(model=model, contents="hi"))
     meta = chunks[-1].usage_metadata
     assert meta is not None

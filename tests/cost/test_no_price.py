@@ -11,7 +11,7 @@ from keyrot_middleware.cli.status import _first_lines
 from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.testing import Reply
 
-KNOWN = ("gemini-2.5-flash", 1_000, 400, 150, 50, 0)
+KNOWN = ("gemini-3.1-flash-lite", 1_000, 400, 150, 50, 0)
 UNHEARD = ("gemini-unheard-9", 700, 0, 20, 5, 0)
 PAID = {"key_id": "paid", "project": "web", "usd": {"day": 5}}
 NIGHTLY = {"usd": {"month": 9}}

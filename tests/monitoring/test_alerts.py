@@ -72,7 +72,7 @@ keyrot_middleware.install(allowed_hosts=[host], alerts=alerts, max_wait_s=0)
 client = genai.Client(http_options={"base_url": url})
 for _ in range(2):
     with suppress(genai.errors.ClientError):
-        client.models.generate_content(model="gemini-2.5-flash", contents="hello")
+        client.models.generate_content(model="gemini-3.1-flash-lite", contents="hello")
 print("end", flush=True)
 """
 

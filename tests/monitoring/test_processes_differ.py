@@ -227,7 +227,7 @@ def test_commands_show_the_running_state_with_the_error_above_it(
         "status": lambda: command.status(as_json=False, check=False),
         "check": lambda: command.status(as_json=False, check=True),
         "json": lambda: command.status(as_json=True, check=True),
-        "explain": lambda: command.explain("gemini-2.5-flash", 0, "", as_json=False),
+        "explain": lambda: command.explain("gemini-3.1-flash-lite", 0, "", as_json=False),
         "disable": lambda: command.change("a", "disable"),
     }
     assert commands[name]() == 0

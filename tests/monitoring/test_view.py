@@ -215,7 +215,7 @@ def test_what_is_held_back_for_a_workload_is_said() -> None:
 
 # One rule for all outputs -----------------------------------------------------------------------
 
-OTHER = "gemini-2.5-pro"
+OTHER = "gemini-3.1-pro-preview"
 
 
 def would_get(rig: Rig, key_id: str, model: str) -> bool:

@@ -64,7 +64,7 @@ class Script:
                 name,
                 draw.choice(LIMITS),
                 project=draw.choice([name, name, "p"]),
-                model=draw.choice([None, None, r.MODEL, "gemini-2.5-pro"]),
+                model=draw.choice([None, None, r.MODEL, "gemini-3.1-pro-preview"]),
                 tier=draw.choice([None, "free", "paid"]),
                 priority=draw.choice([0, 0, 1, 1_000_000]),
             )

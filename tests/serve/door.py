@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 BODY = json.dumps({"contents": [{"parts": [{"text": "Hi"}]}]})
-CALL = "/gemini/v1beta/models/gemini-2.5-flash:generateContent"
+CALL = "/gemini/v1beta/models/gemini-3.1-flash-lite:generateContent"
 
 
 class Answer(NamedTuple):

@@ -446,10 +446,10 @@ def test_counts_are_kept_in_a_file_that_status_reads(door, provider, tmp_path, b
     command = [sys.executable, "-m", "keyrot_middleware", "status", "--json"]
     environ = {**os.environ, **shared}
     ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-    assert "gemini-2.5-flash" in ran.stdout
+    assert "gemini-3.1-flash-lite" in ran.stdout
     one.stop()
     with contextlib.closing(sqlite3.connect(file)) as read:
-        assert "gemini-2.5-flash" in "\n".join(read.iterdump())
+        assert "gemini-3.1-flash-lite" in "\n".join(read.iterdump())
     again = door(**env, KEYROT_STATE_URL=None, KEYROT_MAX_WAIT_S="0")
     assert again("/readyz", None, "GET").status == 200
 
@@ -754,7 +754,7 @@ def test_no_body_is_logged(door, provider, tmp_path) -> None:
     written = "\n".join(one.lines) + one.stop()
     for file in tmp_path.rglob("*.sqlite3*"):
         written += file.read_bytes().decode("latin-1")
-    assert "gemini-2.5-flash" in written  # the file was read
+    assert "gemini-3.1-flash-lite" in written  # the file was read
     assert "PROMPT-OF-A-USER" not in written
     assert "ANSWER-OF-A-MODEL" not in written
 

@@ -198,12 +198,12 @@ def test_programs_of_this_host_share_one_limit(door, service, here, monkeypatch)
             assert one().status == 200
         with genai.Client(http_options=service.http_options) as client:
             for _ in range(8):
-                client.models.generate_content(model="gemini-2.5-flash", contents="Hi")
+                client.models.generate_content(model="gemini-3.1-flash-lite", contents="Hi")
             refused = one()
             assert (refused.status, refused.json["error"]["status"]) == (429, "RESOURCE_EXHAUSTED")
             assert int(refused.headers["retry-after"]) > 0
             with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-                client.models.generate_content(model="gemini-2.5-flash", contents="Hi")
+                client.models.generate_content(model="gemini-3.1-flash-lite", contents="Hi")
         assert service.count() == 20
     finally:
         keyrot_middleware.uninstall()

@@ -56,7 +56,7 @@ REJECTED = Outcome(
 LONE = KeySpec(key_id="lone").candidate
 A, B = key("a", project="p", billing_account="x"), key("b", project="p", billing_account="x")
 C, D = key("c", project="q", billing_account="x"), key("d")
-PRO = INFO._replace(model="gemini-2.5-pro")
+PRO = INFO._replace(model="gemini-3.1-pro-preview")
 EMBED = INFO._replace(verb="embedContent")
 CACHE = INFO._replace(verb="cachedContents")
 COUNT = INFO._replace(verb="countTokens", counts_in_quota=False, requests=0, tokens=0)
@@ -146,7 +146,7 @@ def test_a_snapshot_has_what_is_known_now(state: State, clock: FakeClock) -> Non
             cooldown_reason="failure",
             cooldown_scope="project",
             last_error="failure",
-            used=[Used(INFO.model, 3, 60, 3, Limits(rpm=5))],
+            used=[Used(INFO.model, 3, 60, 3, Limits(rpm=5), peaks=(3, 60))],
         ),
         "a": KeyHealth(),
     }
@@ -205,7 +205,9 @@ def test_the_smallest_of_configured_learned_and_read_limits_holds(
     state.take_limits("p", {INFO.model: Limits(6, 900, 50), "other": Limits(1)})
     assert granted(state, one) == 6
     used = state.snapshot([one])["a"].used
-    assert used == [Used(INFO.model, 6, 60, 6, Limits(6, 900, 50), read=Limits(6, 900, 50))]
+    assert used == [
+        Used(INFO.model, 6, 60, 6, Limits(6, 900, 50), read=Limits(6, 900, 50), peaks=(6, 60))
+    ]
     clock.advance(60)
     settle(state, one, failed(Scope.NONE, learned=Limits(rpm=4)))
     assert granted(state, one) == 3

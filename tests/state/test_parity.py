@@ -193,6 +193,7 @@ class Twins:
             input_cost=draw.choice([0, 5]),
             longest_cost=draw.choice([20, 40]),
             terms=draw.choice(TERMS),
+            replaced_by=draw.choice(["", "", "two", "four"]),
         )
 
     def acquire(self) -> None:

@@ -65,7 +65,7 @@ assert "jar_state" in sys.modules
 client, served = genai.Client(), 0
 try:
     for _ in range(4):
-        client.models.generate_content(model="gemini-2.5-flash", contents="hello")
+        client.models.generate_content(model="gemini-3.1-flash-lite", contents="hello")
         served += 1
 except keyrot_middleware.KeyPoolExhausted:
     pass

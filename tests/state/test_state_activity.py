@@ -79,7 +79,7 @@ import sys
 import httpx
 import keyrot_middleware
 keyrot_middleware.install()
-PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
+PATH = "/v1beta/models/gemini-3.1-flash-lite:generateContent"
 BODY = {"contents": [{"parts": [{"text": "hello"}]}]}
 client = httpx.Client(
     base_url=sys.argv[1], headers={"x-goog-api-key": "keyrot-pool"}, trust_env=False

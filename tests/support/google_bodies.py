@@ -46,7 +46,7 @@ def delay(text: str) -> dict[str, Any]:
 
 
 def violation(
-    quota_id: str, value: str | None, metric: str = "m", model: str | None = "gemini-2.5-flash"
+    quota_id: str, value: str | None, metric: str = "m", model: str | None = "gemini-3.1-flash-lite"
 ) -> dict[str, Any]:
     """Write one violation; without a value its limit is 0, without a model it is a region's."""
     dimensions = {"location": "global"} | ({"model": model} if model else {})
@@ -80,7 +80,7 @@ _FILE = Path(__file__).parents[1] / "providers" / "gemini" / "failures.jsonl"
 FAILURES = [json.loads(line) for line in _FILE.read_text("utf-8").splitlines()]
 BODIES: dict[str, Any] = {row["what"]: row["body"] for row in FAILURES}
 NOW = 1_795_551_320.0  # 2026-11-24 20:15:20 UTC
-CALL = CallInfo("gemini-2.5-flash", "generateContent", tokens=100)
+CALL = CallInfo("gemini-3.1-flash-lite", "generateContent", tokens=100)
 
 FREE_MINUTE, PAID_DAY, LIMIT_ZERO = (BODIES[w] for w in ("free minute", "paid day", "limit 0"))
 INVALID, OLD_FORM, EXHAUSTED = (BODIES[w] for w in ("invalid", "minute, old form", "exhausted"))

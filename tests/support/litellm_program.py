@@ -62,7 +62,7 @@ def _refused() -> dict[str, Any]:
         gemini.always("A", Reply.BAD_REQUEST)
         options = {"api_key": "keyrot-pool", "api_base": f"{gemini.url}/v1beta"}
         try:
-            litellm.completion(model="gemini/gemini-2.5-flash", messages=MESSAGES, **options)
+            litellm.completion(model="gemini/gemini-3.1-flash-lite", messages=MESSAGES, **options)
         except litellm.BadRequestError as error:
             found = type(error).__name__
         keyrot_middleware.uninstall()

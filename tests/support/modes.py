@@ -31,7 +31,7 @@ def spread(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(rows))
 
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 MODES = ("sync", "sync_stream", "async", "async_stream")
 STREAMS = ("sync_stream", "async_stream")
 

@@ -13,7 +13,7 @@ from keyrot_middleware.runtime.driver import complete
 from keyrot_middleware.secrets import Secret
 from support.google_bodies import delay, quota_failure, reason, rest, violation
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 OK = Done("answer", Usage(input_tokens=10))
 
 

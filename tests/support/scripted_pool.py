@@ -19,7 +19,7 @@ from support.replies import ChunkStream
 
 PROMPT = "the prompt that must not be logged"
 USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("stop",))
-INFO = CallInfo("gemini-2.5-flash", "generateContent", tokens=10, host="gemini.test:8443")
+INFO = CallInfo("gemini-3.1-flash-lite", "generateContent", tokens=10, host="gemini.test:8443")
 STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
 OK = Done("answer", USAGE)
 

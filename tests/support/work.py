@@ -30,7 +30,7 @@ from keyrot_middleware.state import open_state
 from .servers import Server
 
 _OURS = str(Path(keyrot_middleware.__file__).parent)
-INFO = CallInfo("gemini-2.5-flash", "generateContent", 100)
+INFO = CallInfo("gemini-3.1-flash-lite", "generateContent", 100)
 DONE = Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=103))
 KEYS, WARM, PAIRS = 8, 100, 21
 _NOT_OURS = ("cmdstat_config", "cmdstat_client", "cmdstat_hello", "cmdstat_info")

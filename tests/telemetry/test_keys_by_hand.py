@@ -12,7 +12,7 @@ from support.pool import key as candidate
 from keyrot_middleware import KeyManager
 from keyrot_middleware.key_manager import LeasedKey
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(Exhausted):
         scripted.run()
     assert lines(caplog)[-1] == (
-        "WARNING pool test, gemini-2.5-flash: no key is available: "
+        "WARNING pool test, gemini-3.1-flash-lite: no key is available: "
         "flash_01: quota_minute until 2026-01-01 12:31:40Z"
     )
 
@@ -157,12 +157,12 @@ if "logging" in sys.argv:
     logging.basicConfig(format="logged: %(message)s")
 keyrot_middleware.install(clock=FakeClock())
 client = genai.Client(http_options={"client_args": {"verify": False}})
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 for number in range(2):
     client.models.generate_content(model=MODEL, contents="hi")  # line 13
     asyncio.run(client.aio.models.generate_content(model=MODEL, contents="hi"))
 """
-LINE = "app.py:13: KeyrotWarning: pool default, gemini-2.5-flash: "
+LINE = "app.py:13: KeyrotWarning: pool default, gemini-3.1-flash-lite: "
 
 
 @pytest.fixture
@@ -212,6 +212,6 @@ def test_a_program_sees_the_first_rejection_and_the_first_long_wait_once(
     assert re.search(LINE + text, shown)
     assert shown.count("KeyrotWarning") == 1
     shown = stderr_of(service, tmp_path, "app.py", "logging", rpm=rpm)
-    assert re.search(f"logged: pool default, gemini-2.5-flash: {text}", shown)
+    assert re.search(f"logged: pool default, gemini-3.1-flash-lite: {text}", shown)
     assert "KeyrotWarning" not in shown
     assert stderr_of(service, tmp_path, "-W", "error::UserWarning", "app.py", rpm=rpm) == ""

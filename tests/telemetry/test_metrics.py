@@ -35,7 +35,7 @@ def test_a_call_that_changes_its_key(metered: RecordedMetrics, way: str) -> None
         ("pro_01", None, None): 1,
     }
     assert by(ATTEMPT, "keyrot.pool.name", "gen_ai.request.model") == {
-        ("test", "gemini-2.5-flash"): 2
+        ("test", "gemini-3.1-flash-lite"): 2
     }
     assert [(p.attributes, p.value) for p in metered.points("keyrot.call.attempts")] == [
         ({"keyrot.pool.name": "test"}, 2)
@@ -55,7 +55,7 @@ def test_the_metrics_of_the_conventions(metered: RecordedMetrics) -> None:
     called = {
         "gen_ai.operation.name": "generate_content",
         "gen_ai.provider.name": "gcp.gemini",
-        "gen_ai.request.model": "gemini-2.5-flash",
+        "gen_ai.request.model": "gemini-3.1-flash-lite",
         "gen_ai.response.model": "gemini-2.5-flash-001",
         "server.address": "gemini.test",
         "server.port": 8443,
@@ -141,9 +141,9 @@ def test_utilization_of_each_limit() -> None:
     gauges.scripted.run()
     names = ("keyrot.key.id", "gen_ai.request.model", "keyrot.quota")
     share = {
-        ("a_limited", "gemini-2.5-flash", "rpm"): 0.1,
-        ("a_limited", "gemini-2.5-flash", "tpm"): 0.25,
-        ("a_limited", "gemini-2.5-flash", "rpd"): 0.01,
+        ("a_limited", "gemini-3.1-flash-lite", "rpm"): 0.1,
+        ("a_limited", "gemini-3.1-flash-lite", "tpm"): 0.25,
+        ("a_limited", "gemini-3.1-flash-lite", "rpd"): 0.01,
     }
     assert gauges.by(USED, *names) == share
 

@@ -121,10 +121,10 @@ def test_an_installed_pool_logs_it_without_any_alert(
     client = connect()
     for _ in range(10):
         with suppress(Exception):
-            client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+            client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi")
     keyrot_middleware.status()
     said = [one.getMessage() for one in caplog.records if "calls failed" in one.getMessage()]
     assert said == [
-        'pool default, gemini-2.5-flash: the last 3 calls failed: 503 "The model is overloaded. '
-        'Please try again later"'
+        "pool default, gemini-3.1-flash-lite: the last 3 calls failed: "
+        '503 "The model is overloaded. Please try again later"'
     ]

@@ -30,10 +30,10 @@ def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
     """One logical span with request and usage, one attempt in it, both UNSET."""
     ScriptedPool([traced.observer]).all_modes()[way]()
     assert traced.tree == text("""
-        generate_content gemini-2.5-flash  CLIENT
+        generate_content gemini-3.1-flash-lite  CLIENT
             gen_ai.operation.name=generate_content
             gen_ai.provider.name=gcp.gemini
-            gen_ai.request.model=gemini-2.5-flash
+            gen_ai.request.model=gemini-3.1-flash-lite
             gen_ai.response.finish_reasons=stop
             gen_ai.response.id=resp-1
             gen_ai.response.model=gemini-2.5-flash-001
@@ -76,7 +76,7 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
     scripted.script = {"flash_01": [minute(20)], "exp_02": [invalid()]}
     scripted.all_modes()[way]()
     assert brief(traced.tree) == text("""
-        generate_content gemini-2.5-flash  CLIENT
+        generate_content gemini-3.1-flash-lite  CLIENT
             keyrot.attempt.count=3
             keyrot.cost=0.000078
             keyrot.key.id=pro_01
@@ -126,7 +126,7 @@ def test_no_key_is_available(traced: Any, way: str) -> None:
     with pytest.raises(Exhausted):
         scripted.all_modes()[way]()
     assert shape("\n".join(traced.tree.splitlines()[before:])) == text("""
-        generate_content gemini-2.5-flash  CLIENT  ERROR no key can serve
+        generate_content gemini-3.1-flash-lite  CLIENT  ERROR no key can serve
             error.type=429
             keyrot.attempt.count=0
             ! keyrot.pool.exhausted keyrot.pool.blocked_keys=flash_01: quota_minute until 2026-01-01 12:31:10Z
@@ -143,7 +143,7 @@ def test_a_stream(traced: Any, way: str) -> None:
     assert 0 < attributes["gen_ai.response.time_to_first_chunk"] < 10
     assert attributes["gen_ai.usage.output_tokens"] == 30
     assert shape(traced.tree) == text("""
-        generate_content gemini-2.5-flash  CLIENT
+        generate_content gemini-3.1-flash-lite  CLIENT
             keyrot.attempt.count=1
           attempt flash_01  INTERNAL
               keyrot.attempt.outcome=success
@@ -161,7 +161,7 @@ def test_a_stream_that_breaks(traced: Any, way: str) -> None:
         scripted.all_modes(stream=True)[way]()
     assert traced.named("generate_content")[0].attributes["gen_ai.usage.input_tokens"] == 12
     assert shape(traced.tree) == text("""
-        generate_content gemini-2.5-flash  CLIENT  ERROR 500 server_error
+        generate_content gemini-3.1-flash-lite  CLIENT  ERROR 500 server_error
             error.type=500
             keyrot.attempt.count=1
           attempt flash_01  INTERNAL  ERROR 500 server_error

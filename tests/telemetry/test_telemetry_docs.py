@@ -65,7 +65,7 @@ def _exhausted(traced: Any) -> None:
 
 
 def _stands_in(traced: Any) -> None:
-    tried = INFO._replace(models_tried=("gemini-2.5-pro",))
+    tried = INFO._replace(models_tried=("gemini-3.1-pro-preview",))
     ScriptedPool([traced.observer], script={"flash_01": [OK]}).run(tried)
 
 
@@ -140,7 +140,7 @@ def _everything(metered: RecordedMetrics) -> None:
     for _ in range(4):
         scripted.run()
     metered.observer.register_gauges(Levels(scripted.pool).read)
-    metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
+    metered.observer.observe(INFO._replace(models_tried=("gemini-3.1-pro-preview",)))
     watch = metered.observer.observe(INFO)
     assert watch is not None
     sent = Attempt("a", None, None, 0.1)

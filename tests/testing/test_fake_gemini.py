@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from keyrot_middleware.testing import FakeClock, Reply
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 
 
 def test_an_answer_has_usage_and_names(gemini, connect) -> None:

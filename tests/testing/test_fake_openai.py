@@ -11,7 +11,7 @@ import pytest
 
 from keyrot_middleware.testing import FakeGemini, FakeKey
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 HELLO: Any = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 CHAT = "/v1beta/openai/chat/completions"
 TOOL: Any = {

@@ -9,7 +9,7 @@ import pytest
 
 from keyrot_middleware.testing import FakeGemini, FakeKey, Reply
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 BODY = json.dumps({"contents": [{"parts": [{"text": "hello"}]}]})
 PATH = f"/v1beta/models/{MODEL}:generateContent"
 

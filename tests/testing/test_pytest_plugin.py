@@ -16,7 +16,7 @@ from google import genai
 
 def summary(text):
     with genai.Client() as client:
-        return client.models.generate_content(model="gemini-2.5-flash", contents=text).text
+        return client.models.generate_content(model="gemini-3.1-flash-lite", contents=text).text
 """
 USES_POOL = """
 import os

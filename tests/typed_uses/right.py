@@ -34,7 +34,7 @@ def start() -> None:
         keyrot_middleware.uninstall()
     with keyrot_middleware.project("batch-jobs"):
         pass
-    KeyManager(pool="by-hand", max_retries=0).select_key("gemini-2.5-flash", exclude=("a",))
+    KeyManager(pool="by-hand", max_retries=0).select_key("gemini-3.1-flash-lite", exclude=("a",))
 
 
 def ask(error: KeyPoolExhausted) -> ClientError:
@@ -56,5 +56,5 @@ def look() -> bool:
     assert_type(health, dict[str, HealthStatus])
     key = status["keys"]["free_1"]
     assert_type(key["available_at"], str | None)
-    assert_type(key["used"]["gemini-2.5-flash"], ModelUsage)
+    assert_type(key["used"]["gemini-3.1-flash-lite"], ModelUsage)
     return key["state"] == "cooling_down" and issubclass(KeyrotWarning, UserWarning)

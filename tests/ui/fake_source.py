@@ -10,7 +10,7 @@ from keyrot_middleware.errors import KeyrotError
 
 __all__ = ["FakeSource", "call", "key", "later", "sample", "used", "window"]
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 NUMBERS = count(1)
 OF_KEY = ["reset", "disable"]
 
@@ -246,7 +246,7 @@ def sample() -> FakeSource:
             last_used=later(-2),
             used={
                 MODEL: used(window(312, 1000)) | {"runs_out_at": later(1_800)},
-                "gemini-2.5-pro": used(window(1, 9)) | {"runs_out_at": later(9_000)},
+                "gemini-3.1-pro-preview": used(window(1, 9)) | {"runs_out_at": later(9_000)},
             },
             usd_today=1.8423,
             usd={"day": {"spent": 3.5442, "limit": 5.0}},

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 
 from keyrot_middleware import ui
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 
 Open = Callable[..., Any]
 Serve = Callable[..., Any]

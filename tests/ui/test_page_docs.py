@@ -17,7 +17,7 @@ from keyrot_middleware import ui
 from keyrot_middleware.testing import FakeGemini, Reply
 
 PAGE = (Path(__file__).parents[2] / "docs" / "page.md").read_text("utf-8")
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 
 
 def section(heading: str) -> str:

@@ -12,7 +12,7 @@ import keyrot_middleware
 from keyrot_middleware import ui
 from keyrot_middleware.testing import FakeGemini, Reply
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 PROMPT, ANSWER = "the-prompt-of-the-test", "the-answer-of-the-test"
 
 Serve = Callable[..., Any]

@@ -13,7 +13,7 @@ from google.genai import types
 if TYPE_CHECKING:
     from google.adk.events import Event
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 QUESTION = "What is the weather in Paris?"
 tool_runs: list[str] = []
 

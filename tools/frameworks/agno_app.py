@@ -8,7 +8,7 @@ from agno.agent import Agent, RunEvent
 from agno.models.google import Gemini
 from agno.run.base import RunStatus
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 QUESTION = "What is the weather in Paris?"
 tool_runs: list[str] = []
 

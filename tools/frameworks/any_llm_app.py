@@ -7,7 +7,7 @@ from typing import Any
 from any_llm import AnyLLM
 
 REQUEST: dict[str, Any] = {
-    "model": "gemini-2.5-flash",
+    "model": "gemini-3.1-flash-lite",
     "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
 }
 tool_runs: list[str] = []

@@ -90,7 +90,7 @@ _PYDANTIC_AI = Framework(
     title="pydantic-ai",
     distribution="pydantic-ai-slim",
     sends_by="google-genai",
-    model="google:gemini-2.5-flash",
+    model="google:gemini-3.1-flash-lite",
     spent="ModelQuotaExceededError",
     revoked="ModelAuthenticationError",
 )
@@ -133,7 +133,7 @@ _PYDANTIC_AI_OPENAI = Framework(
     title="pydantic-ai's OpenAI model",
     distribution="pydantic-ai-slim",
     sends_by="openai",
-    model="openai-chat:gemini-2.5-flash",
+    model="openai-chat:gemini-3.1-flash-lite",
     spent="ModelRateLimitError",
     revoked="ModelRequestRejectedError",
     environment="openai",

@@ -15,7 +15,7 @@ def get_weather(city: str) -> str:
     return "sunny"
 
 
-dspy.configure(lm=dspy.LM("gemini/gemini-2.5-flash", cache=False))
+dspy.configure(lm=dspy.LM("gemini/gemini-3.1-flash-lite", cache=False))
 plain = dspy.Predict("question -> answer")
 with_tool = dspy.ReAct("question -> answer", tools=[get_weather], max_iters=1)
 

@@ -9,7 +9,7 @@ from haystack.dataclasses import ChatMessage, StreamingChunk
 from haystack.tools import tool as as_tool
 from haystack_integrations.components.generators.google_genai import GoogleGenAIChatGenerator
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 MESSAGES = [ChatMessage.from_user("What is the weather in Paris?")]
 tool_runs: list[str] = []
 

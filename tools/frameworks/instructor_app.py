@@ -8,7 +8,7 @@ import instructor
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 tool_runs: list[str] = []
 
 

@@ -9,7 +9,7 @@ try:
 except ImportError:  # the environment of openai
     from langchain_openai import ChatOpenAI as Chat
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 QUESTION = "What is the weather in Paris?"
 tool_runs: list[str] = []
 

@@ -20,7 +20,7 @@ from keyrot_middleware.testing import FakeGemini
 START_S = 240
 MASTER_KEY = "sk-FAKE-of-the-proxy"
 """Without one it does not start."""
-MODELS = {"chat": "gemini-2.5-flash", "embed": "gemini-embedding-001"}
+MODELS = {"chat": "gemini-3.1-flash-lite", "embed": "gemini-embedding-001"}
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 CALLS = (
     *[("/v1/chat/completions", CHAT)] * 3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import llm
 
-MODEL = "gemini/gemini-2.5-flash"
+MODEL = "gemini/gemini-3.1-flash-lite"
 QUESTION = "What is the weather in Paris?"
 tool_runs: list[str] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agents import Agent, Runner, function_tool, set_default_openai_api, set_tracing_disabled
 from openai.types.responses import ResponseTextDeltaEvent
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 QUESTION = "What is the weather in Paris?"
 tool_runs: list[str] = []
 

@@ -21,7 +21,7 @@ def get_weather(city: str) -> str:
 
 
 # By default it waits two minutes or more after a 429, and tries again.
-model = LiteLLMModel("gemini/gemini-2.5-flash", retry=False)
+model = LiteLLMModel("gemini/gemini-3.1-flash-lite", retry=False)
 plain = CodeAgent(tools=[], model=model)
 streaming = CodeAgent(tools=[], model=model, stream_outputs=True)
 with_tool = CodeAgent(tools=[get_weather], model=model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any
@@ -12,7 +13,7 @@ from ...core.failures import KEY_REJECTIONS
 from ...core.model import DEFAULT_PLATFORM, POOL_KEY
 from ..base import Provider, Route, bearer_token
 from . import errors, failures, replies, requests
-from .models import CURRENT_MODEL
+from .models import CURRENT_MODEL, REPLACED
 
 GEMINI_API = DEFAULT_PLATFORM
 VERTEX_EXPRESS = "vertex_express"
@@ -42,7 +43,7 @@ class Gemini(Provider):
 
     name = "gemini"
     platform = GEMINI_API
-    title = "Gemini"
+    title, vendor = "Gemini", "Google"
     otel = "gcp.gemini"
     prices = "google"
     hosts = ("generativelanguage.googleapis.com",)
@@ -59,6 +60,7 @@ class Gemini(Provider):
     account_headers, account_params = ("x-goog-user-project",), ("userproject",)
     tier_header = "x-gemini-service-tier"
     upload_header = "x-goog-upload-url"
+    replaced = REPLACED
     model_marks = (b"thoughtSignature", b"thought_signature")
     rules = failures.RULES
     says = failures.SAYS
@@ -149,6 +151,7 @@ class VertexExpress(Gemini):
     """Vertex AI in express mode: the same API at another host, with other keys."""
 
     platform = VERTEX_EXPRESS
+    replaced: Mapping[str, str] = {}
     otel = "gcp.vertex_ai"
     hosts = ("aiplatform.googleapis.com",)
     base_url_variable = "GOOGLE_VERTEX_BASE_URL"

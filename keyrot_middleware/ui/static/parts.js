@@ -180,6 +180,11 @@ function usedUp(at, now, what = "") {
 function modelUsage(model, used, now) {
   const at = used.available_at;
   const blocked = used.available ? "" : at ? `available ${countdown(at, now)}` : "not available";
+  const { held_back: held, refused, fullest_minute: fullest } = used;
+  const today = [
+    held ? `${plural(held, "call")} held back` : "", refused ? `${count(refused)} refused with 429` : "",
+    fullest ? `fullest minute ${shortCount(fullest.used)}${fullest.of === null ? "" : ` of ${shortCount(fullest.of)}`} ${WINDOWS[fullest.limit]}` : "",
+  ].filter(Boolean).join(", ");
   const windows = Object.keys(WINDOWS).map((name) => {
     const { used: amount, limit, source } = used[name];
     const text = limit === null ? shortCount(amount) : `${shortCount(amount)} / ${shortCount(limit)}`;
@@ -188,7 +193,8 @@ function modelUsage(model, used, now) {
       name === "rpd" && used.runs_out_at ? usedUp(used.runs_out_at, now) : "");
   });
   return el("div", { class: "model", "data-id": model }, el("p", { class: "line" }, el("span", { class: "code" }, model || "any model"), el("span", { class: "countdown" }, blocked)),
-    el("div", { class: "windows" }, ...windows));
+    used.counts_with ? note(`Counts with ${used.counts_with}, which answers it.`) : "",
+    el("div", { class: "windows" }, ...windows), today ? note(`Today: ${today}.`) : "");
 }
 
 // Calls -------------------------------------------------------------------------------------------

@@ -233,10 +233,10 @@ def test_another_key_takes_over_a_call(mode, slow, pool) -> None:
 @pytest.mark.parametrize("mode", SOME_STREAMS)
 def test_the_next_model_takes_over(mode, slow, pool) -> None:
     """Its limits are its own, so the same key may serve it."""
-    slow.pool("A", fallback_models=(f"{MODEL}>gemini-2.5-pro",))
+    slow.pool("A", fallback_models=(f"{MODEL}>gemini-3.1-pro-preview",))
     slow.in_turn(slow.no_head, lambda connection: slow.answer(connection, "pro"))
     assert RAW[mode](slow.server.url, "keyrot-pool", 1) == ["pro"]
-    assert [lease.bucket for lease in pool.ledger.leases] == [MODEL, "gemini-2.5-pro"]
+    assert [lease.bucket for lease in pool.ledger.leases] == [MODEL, "gemini-3.1-pro-preview"]
 
 
 @pytest.mark.parametrize("mode", ["httpx-stream", "httpx-astream"])

@@ -48,7 +48,7 @@ assert not {"httpx", "httpx2"} & set(sys.modules)
 keyrot_middleware.install(keys=[sys.argv[3]], allowed_hosts=(sys.argv[2],))
 import importlib
 library = importlib.import_module(sys.argv[1])
-url = f"http://{sys.argv[2]}/v1beta/models/gemini-2.5-flash:generateContent"
+url = f"http://{sys.argv[2]}/v1beta/models/gemini-3.1-flash-lite:generateContent"
 body = {"contents": [{"parts": [{"text": "hello"}]}]}
 def code():
     return library.post(url, json=body, headers={"x-goog-api-key": "keyrot-pool"}).status_code
@@ -115,7 +115,7 @@ assert "genai_prices" not in sys.modules  # 5 MB, which the first price needs
 sys.meta_path.insert(0, Recorder())
 client = genai.Client(http_options={"base_url": url})
 for _ in range(3):
-    client.models.generate_content(model="gemini-2.5-flash", contents="hello")
+    client.models.generate_content(model="gemini-3.1-flash-lite", contents="hello")
 assert heard_by != "alerts" or heard.wait(60)
 turns = Clock.times["keyrot-refresher-default"] + 3
 while Clock.times["keyrot-refresher-default"] < turns:

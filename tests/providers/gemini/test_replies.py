@@ -42,7 +42,7 @@ def answer(text: str = "hi", **more: Any) -> dict[str, Any]:
         ({"name": "cachedContents/x", "usageMetadata": {"totalTokenCount": 3}},
          ("cachedContents/x",)),
         ({"name": "models/veo/operations/o"}, ("models/veo/operations/o",)),
-        ({"name": "models/gemini-2.5-flash"}, ()),
+        ({"name": "models/gemini-3.1-flash-lite"}, ()),
         ({"files": [{"name": "files/a"}, {"name": "files/b"}, None], "nextPageToken": "t"},
          ("page:t", "files/a", "files/b")),
         ({"files": "?", "response": [], "metadata": 1}, ()),
@@ -350,10 +350,10 @@ TOKENS = {
 BODY = {
     "choices": [{"finish_reason": "stop"}, {"finish_reason": None}, "odd"],
     "id": "r1",
-    "model": "gemini-2.5-flash",
+    "model": "gemini-3.1-flash-lite",
     "usage": TOKENS,
 }
-FULL = Usage(10, 30, 4, 25, "gemini-2.5-flash", "r1", ("stop",))
+FULL = Usage(10, 30, 4, 25, "gemini-3.1-flash-lite", "r1", ("stop",))
 
 
 def test_usage_has_the_thoughts_that_only_the_total_has() -> None:

@@ -365,7 +365,10 @@ def body_of(*parts: Any) -> dict[str, Any]:
 
 
 def messages(*parts: dict[str, Any]) -> dict[str, Any]:
-    return {"model": "gemini-2.5-flash", "messages": [{"role": "user", "content": list(parts)}]}
+    return {
+        "model": "gemini-3.1-flash-lite",
+        "messages": [{"role": "user", "content": list(parts)}],
+    }
 
 
 @pytest.mark.parametrize(
@@ -387,7 +390,7 @@ def test_text_costs_by_its_script(text: str, least: int, most: int) -> None:
 def test_structure_costs_little() -> None:
     """An empty body costs nothing, and roles, urls and safety settings are no input."""
     body = {
-        "_url": {"model": "models/gemini-2.5-flash"},
+        "_url": {"model": "models/gemini-3.1-flash-lite"},
         "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}] * 5,
         **body_of({"text": "hi", "thoughtSignature": "s" * 9_000}),
         "generationConfig": {"temperature": 0.5, "logprobs": True, "stopSequences": None},

@@ -16,7 +16,7 @@ from keyrot_middleware import KeyrotWarning
 from keyrot_middleware.clients.signatures import Signatures
 from keyrot_middleware.testing import Reply
 
-PRO, FLASH, LITE = "gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite"
+PRO, FLASH, LITE = "gemini-3.1-pro-preview", "gemini-3.1-flash-lite", "gemini-2.5-flash-lite"
 CHAIN = f"{PRO}>{FLASH}"
 
 

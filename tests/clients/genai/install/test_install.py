@@ -135,7 +135,7 @@ PROGRAM = """
         assert ("google.genai" in sys.modules) is {imported}, "nor must install()"
         from google import genai
         client = genai.Client(http_options=gemini.http_options)
-        print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
+        print(client.models.generate_content(model="gemini-3.1-flash-lite", contents="hi").text)
         keyrot_middleware.uninstall()
         assert not hasattr(genai._api_client.BaseApiClient._request, "__wrapped__")
         print([r.status for r in gemini.log])
@@ -152,4 +152,6 @@ def test_install_before_and_after_the_sdk_is_imported(before, imported) -> None:
     )
     assert done.stdout.split("\n")[:2] == ["ok from good", "[400, 200]"], done.stderr
     assert done.stderr.count("Warning") == 1  # Python 3.13 shows the line of the program too
-    assert "KeyrotWarning: pool default, gemini-2.5-flash: key key_1 is rejected" in done.stderr
+    assert (
+        "KeyrotWarning: pool default, gemini-3.1-flash-lite: key key_1 is rejected" in done.stderr
+    )

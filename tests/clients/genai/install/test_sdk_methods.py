@@ -20,7 +20,7 @@ from keyrot_middleware.core.model import Lease
 PAGE = Path(__file__).parents[4] / "docs" / "sdk-methods.md"
 ROW = re.compile(r"^\| (`.+?`) \| (\d+\.\d+) \| (.+?) \|", re.MULTILINE)
 VERSION = tuple(map(int, genai.__version__.split(".")[:2]))
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 
 
 class Row(NamedTuple):

@@ -47,7 +47,7 @@ provider.add_span_processor(SimpleSpanProcessor(spans))
 trace.set_tracer_provider(provider)
 reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
-CALL = {"model": "gemini-2.5-flash", "contents": "hello"}
+CALL = {"model": "gemini-3.1-flash-lite", "contents": "hello"}
 
 
 def use(client):

@@ -39,7 +39,7 @@ def test_keys_and_limits_change_without_a_restart(gemini, files, connect, caplog
     client = connect()
     installed = current_pool()
     assert installed is not None
-    stream = client.models.generate_content_stream(model="gemini-2.5-flash", contents="hello")
+    stream = client.models.generate_content_stream(model="gemini-3.1-flash-lite", contents="hello")
     first = next(stream).text
     files.list("C", {"key_id": "B", "rpm": 7})
     wait_for(lambda: serving_keys() == ["C", "B"])

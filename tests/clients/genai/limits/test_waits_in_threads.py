@@ -16,7 +16,7 @@ from keyrot_middleware.testing import Reply
 from keyrot_middleware.testing.replies import Scripted, quota_body
 
 THREADS = 3
-OTHER_MODEL = "gemini-2.5-pro"
+OTHER_MODEL = "gemini-3.1-pro-preview"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-3.1-flash-lite"
 TERMS: dict[str, Any] = {"chat": {"first": True}, "nightly": {"share": 0.5}}
 
 

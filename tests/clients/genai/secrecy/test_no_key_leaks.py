@@ -256,10 +256,10 @@ def test_the_pool_holds_no_plain_value(gemini, pool, connect) -> None:
     pool("A", {"key_id": "odd", "project": "p"}, max_wait_s=0)
     values = {gemini.key(label).value for label in ("A", "odd")}
     manager = keyrot_middleware.get_key_manager()
-    selected = manager.select_key("gemini-2.5-flash")
+    selected = manager.select_key("gemini-3.1-flash-lite")
     client = connect()
     surfaces(client)["sync"]()
-    with manager.lease("gemini-2.5-flash") as leased:
+    with manager.lease("gemini-3.1-flash-lite") as leased:
         assert {selected.api_key, leased.api_key} <= values
         everything = reached(current_pool(), manager, selected, leased)
         assert [one for one in everything if isinstance(one, str) and one in values] == []

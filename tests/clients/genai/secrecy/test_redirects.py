@@ -80,7 +80,7 @@ def test_live_follows_no_redirect_elsewhere(gemini, redirect, elsewhere) -> None
     gateway = redirect(307, f"ws://{elsewhere.host}/x")
 
     async def session() -> None:
-        async with gateway.client().aio.live.connect(model="gemini-2.5-flash"):
+        async with gateway.client().aio.live.connect(model="gemini-3.1-flash-lite"):
             pass
 
     with (

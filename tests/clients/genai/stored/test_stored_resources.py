@@ -169,15 +169,15 @@ api = client._api_client
 made = {
     "file": client.files.upload(file=io.BytesIO(b"hello"), config=config).name,
     "cache": client.caches.create(
-        model="gemini-2.5-flash", config={"contents": "long text " * 40}
+        model="gemini-3.1-flash-lite", config={"contents": "long text " * 40}
     ).name,
     "operation": json.loads(
         api.request("post", "models/veo-3.1:predictLongRunning", {"instances": []}, None).body
     )["name"],
 }
-made["batch"] = client.batches.create(model="gemini-2.5-flash", src=made["file"]).name
+made["batch"] = client.batches.create(model="gemini-3.1-flash-lite", src=made["file"]).name
 with keyrot_middleware.project("B"):
-    asked = {"model": "gemini-2.5-flash", "input": "hello"}
+    asked = {"model": "gemini-3.1-flash-lite", "input": "hello"}
     stream = client.interactions.create(**asked, stream=True)
     events = [event.model_dump(mode="json").get("interaction") or {} for event in stream]
     made["turn"] = next(filter(None, [interaction.get("id") for interaction in events]))

@@ -133,11 +133,16 @@ def _serve(
     workers: Annotated[
         int, typer.Option(help="Processes; more than 1 need a state in a file or Redis.", min=1)
     ] = 1,
+    details: Annotated[
+        bool,
+        typer.Option(help="Say in each reply which key was used, and at /status what is left."),
+    ] = True,
 ) -> None:
     """Forward requests of programs in any language through the pool."""
     from .serve import serve  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(serve(host=host, port=port, token_file=token_file, workers=workers))
+    given = serve(host=host, port=port, token_file=token_file, workers=workers, details=details)
+    raise typer.Exit(given)
 
 
 _KeyId = Annotated[str, typer.Argument(help="The key's id, as in keys.json.")]

@@ -27,6 +27,7 @@ from ..ui import HOW_TO_MAKE
 try:
     from ..serve import Door, upstream_of
     from ..serve.access import DoorAccess
+    from ..serve.call_headers import DetailsObserver
     from ..serve.server import run, run_workers
     from .ui import QUIET, listen, read_token
 except ImportError:
@@ -42,7 +43,9 @@ _NO_KEY = (
 )
 
 
-def serve(*, host: str, port: int, token_file: Path | None, workers: int) -> int:
+def serve(
+    *, host: str, port: int, token_file: Path | None, workers: int, details: bool = True
+) -> int:
     """Forward requests until SIGTERM or Ctrl-C.
 
     Args:
@@ -50,6 +53,7 @@ def serve(*, host: str, port: int, token_file: Path | None, workers: int) -> int
         port: 0: any free one.
         token_file: Holds what programs send as their key; None: anything but a real key.
         workers: The processes that serve; more than one need a shared state.
+        details: Say in each reply which key was used, and at /status what is left.
 
     Returns:
         0; or the exit code of a worker that has ended by itself.
@@ -88,13 +92,20 @@ def serve(*, host: str, port: int, token_file: Path | None, workers: int) -> int
         _announce(config, pool, listener, token_file)
         if workers > 1:
             uninstall()
-            return run_workers(workers, _work, chosen, host, token, listener=listener)
-        _serve(config, pool, host, token, listener)
+            given = chosen, host, token, details
+            return run_workers(workers, _work, *given, listener=listener)
+        _serve(config, pool, host, token, listener, details=details)
     uninstall()
     return 0
 
 
-def _work(chosen: Mapping[str, Any], host: str, token: str | None, listener: socket.socket) -> None:
+def _work(
+    chosen: Mapping[str, Any],
+    host: str,
+    token: str | None,
+    details: bool,
+    listener: socket.socket,
+) -> None:
     """Serve in a process of its own."""
     with log_to_stderr(logging.WARNING), suppress(KeyboardInterrupt):
         logging.disable(logging.ERROR)  # the first process has logged what is wrong
@@ -104,7 +115,7 @@ def _work(chosen: Mapping[str, Any], host: str, token: str | None, listener: soc
             print(f"keyrot: {error}", file=sys.stderr)
             sys.exit(1)
         logging.disable(logging.NOTSET)
-        _serve(load(**chosen), pool, host, token, listener)
+        _serve(load(**chosen), pool, host, token, listener, details=details)
     uninstall()
 
 
@@ -117,10 +128,19 @@ def _install(chosen: Mapping[str, Any]) -> Pool:
 
 
 def _serve(
-    config: Config, pool: Pool, host: str, token: str | None, listener: socket.socket
+    config: Config,
+    pool: Pool,
+    host: str,
+    token: str | None,
+    listener: socket.socket,
+    *,
+    details: bool,
 ) -> None:
     """Serve in this process until a signal ends it, with KeyboardInterrupt."""
-    run(Door(config, DoorAccess(host, token), source_of(pool)), listener, **_QUIET)
+    if details:
+        pool.observers = (*pool.observers, DetailsObserver())
+    door = Door(config, DoorAccess(host, token), source_of(pool), has_details=details)
+    run(door, listener, **_QUIET)
 
 
 def _announce(config: Config, pool: Pool, listener: socket.socket, token_file: Path | None) -> None:

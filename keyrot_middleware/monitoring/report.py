@@ -81,6 +81,8 @@ NAMED = 3
 """Keys that a sentence names."""
 LIMIT_MAX = 500
 """Keys in one answer."""
+LEFT_KEYS = 100
+"""Keys of which it is said what is left of each limit."""
 DISABLED_S = int(30 * DAY_S)
 """How long a key stays off that was switched off by hand, unless it is enabled before."""
 _SPANS = {1: HOUR, 24: DAY}
@@ -165,6 +167,40 @@ class PoolReport:
             "offset": offset,
             "limit": limit,
             "keys": [self._key(row, activity, at) for row in shown],
+        }
+
+    def what_is_left(self) -> dict[str, Any]:
+        """Return what is left of each limit, and until when: by model of today, and by key.
+
+        docs/serve.md lists the fields. Of a large pool only the first `LEFT_KEYS` keys are there,
+        problems first.
+
+        Raises:
+            KeyrotError: The state cannot be read.
+        """
+        seen = self.look()
+        rows, zone = seen.rows, self.activity.zone
+        models = [
+            {**_judged(one, seen), "left": view.left_of_all(rows, one, seen.at, zone)}
+            for one in seen.calls
+        ]
+        keys = [
+            {
+                "key_id": row.key.key_id,
+                "state": row.overall.state,
+                "available_at": iso(row.overall.at),
+                "ends_by": row.overall.ends_by,
+                "left": {name: view.left_of(row, name, seen.at, zone) for name in row.models},
+            }
+            for row in rows[:LEFT_KEYS]
+        ]
+        return {
+            "pool": self.name,
+            "at": iso(seen.at),
+            "degraded": self.state.degraded,
+            "models": models,
+            "total_keys": len(rows),
+            "keys": keys,
         }
 
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from ..core.model import (
     smaller_limit,
 )
 from ..core.outcomes import Run, how
-from ..core.windows import HOUR_S, Learned, next_midnight
+from ..core.windows import GUARD_S, HOUR_S, Learned, next_midnight, next_minute
 from ..core.wording import of_all, one_line, plural, utc
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..runtime.activity_recorder import ActivityRecorder
@@ -440,6 +440,52 @@ def fullest_minute(key: Candidate, used: Used) -> FullestMinute | None:
     shares = {name: most / of if of else -1 for name, most, of in known}
     name, most, of = max(known, key=lambda one: shares[one[0]])
     return {"limit": name, "used": most, "of": of}
+
+
+class Left(TypedDict):
+    """What is left of a limit, until the window ends."""
+
+    limit: int
+    left: int
+    until: str
+
+
+def left_of(row: Row, model: str, now: float, zone: str) -> dict[str, Left | None]:
+    """Return what is left of each limit of a key for a model; None: no limit is known."""
+    counted = providers.replaced_by(row.key.platform, model) or model
+    ends = {"rpd": iso(next_midnight(now, zone))}
+    left: dict[str, Left | None] = {}
+    for name, one in limit_windows(row.key, used_of(row.known, counted)).items():
+        limit, until = one["limit"], ends.get(name) or iso(next_minute(now - GUARD_S))
+        rest = None if limit is None else max(limit - one["used"], 0)
+        left[name] = None if rest is None else {"limit": limit, "left": rest, "until": str(until)}
+    return left
+
+
+def left_of_all(
+    rows: Iterable[Row], one: Judgement, now: float, zone: str
+) -> dict[str, Left | None]:
+    """Return the sums over all keys that can serve a model; keys of a project share a limit.
+
+    None: the limit of one of them is not known.
+    """
+    projects = {row.key.project: row for row in rows if _can_serve(row, one)}
+    parts = [left_of(row, one.model, now, zone) for row in projects.values()]
+    sums: dict[str, Left | None] = {}
+    for name in WINDOWS:
+        known = [part[name] for part in parts]
+        found = [left for left in known if left is not None]
+        if not found or len(found) < len(known):
+            sums[name] = None
+            continue
+        limit, rest = (sum(left[field] for left in found) for field in ("limit", "left"))
+        sums[name] = {"limit": limit, "left": rest, "until": found[0]["until"]}
+    return sums
+
+
+def _can_serve(row: Row, one: Judgement) -> bool:
+    state = row.models.get(one.model, row.overall).state
+    return one.model in row.models and state in ("available", "limited")
 
 
 def least_used(keys: Sequence[Candidate], known: Mapping[str, KeyHealth], model: str) -> list[str]:

@@ -4,9 +4,10 @@
 translated, cached or logged. Requests are sent by `keyrot_middleware.transport()`: which key is
 used, how long a call waits and what is sent again is decided there, and nowhere here.
 
-    access.py    who may call, and what of a request is a key
-    body.py      a request's body, and its bounds in time and space
-    upstream.py  the providers: which paths they have, and what sends to them
+    access.py        who may call, and what of a request is a key
+    body.py          a request's body, and its bounds in time and space
+    call_headers.py  what a reply says of its call: key, attempts, wait
+    upstream.py      the providers: which paths they have, and what sends to them
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from starlette.types import Receive, Scope, Send
 from ..clients.errors import connection_cause
 from ..core.judgement import AVAILABLE
 from ..core.model import POOL_KEY
-from ..errors import handle_internal_error
+from ..errors import KeyrotError, handle_internal_error
 from ..monitoring.report import PoolReport
 from ..providers.base import Provider, Route
 from ..runtime import workload
 from ..settings import Config
 from .access import FORWARDED, NOT_SERVED, DoorAccess, Given, RequestRefused, names_key
 from .body import RequestBody, Space, Stopped
+from .call_headers import NAMES, CallDetails, details
 from .upstream import Upstream, near, sender_to, upstream_of
 
 __all__ = ["Door", "upstream_of"]
@@ -42,28 +44,40 @@ _NOT_UP = _HOP_BY_HOP | {
     *("host", "cookie", "expect", "origin", "referer", "accept-encoding", "x-keyrot-workload"),
 }
 _NOT_UP_STARTS = ("sec-", *FORWARDED)
-_NOT_BACK = {*map(str.encode, _HOP_BY_HOP), b"set-cookie", b"alt-svc", b"date", b"server"}
+_NOT_BACK = {*map(str.encode, _HOP_BY_HOP), *NAMES}
+_NOT_BACK |= {b"set-cookie", b"alt-svc", b"date", b"server"}
 _ADDRESSES = frozenset({b"x-goog-upload-url", b"location", b"content-location"})
 """Headers of a reply that may have an address of the provider's."""
 _takes_gzip = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|\Z))").search
 _ODD = ("/..", "/./", "//", "\\", "%2e", "%2f", "%5c", "%25", "%0", "#")
 """What no path of an API has, and another server might read as another path."""
 # The program's own timeout ends a call sooner; a provider may be silent for an hour at most.
+STATUS_S = 10.0
+"""How long a look at the pool may take, seconds."""
 _TIMEOUT = httpx.Timeout(3_600.0, connect=30.0, write=300.0).as_dict()
 
 
 class Door:
     """The ASGI app; needs `install()` in this process."""
 
-    def __init__(self, config: Config, access: DoorAccess, report: PoolReport) -> None:
+    def __init__(
+        self,
+        config: Config,
+        access: DoorAccess,
+        report: PoolReport,
+        *,
+        has_details: bool = False,
+    ) -> None:
         """Serve the providers that the pool has keys of.
 
         Args:
             config: Of the pool that is installed.
             access: Decides who may call.
             report: How the pool is.
+            has_details: Say in each reply which key was used, and at /status what is left; the pool
+                needs a `DetailsObserver`.
         """
-        self._access, self._report = access, report
+        self._access, self._report, self._has_details = access, report, has_details
         self._workloads = {*(config.settings.workloads or ()), *(k.workload for k in config.keys)}
         self._space = Space()
         self.upstream: Mapping[str, Upstream] = upstream_of(config)
@@ -127,6 +141,8 @@ class Door:
             raise RequestRefused(503, "no call is served")
         query = scope["query_string"].decode("latin-1")
         self._access.require_key(given, query)
+        if path == "/status" and self._has_details and scope["method"] in ("GET", "HEAD"):
+            return await exchange.say(200, await self._what_is_left())
         # Google's Java SDK puts the path of its base address before that of an upload's.
         rest = rest.removeprefix(f"{name}/")
         is_odd = any(part in f"/{rest}/".lower() for part in _ODD)
@@ -137,6 +153,13 @@ class Door:
             raise RequestRefused(404, near(self.upstream, scope["method"], path))
         self._set_workload(exchange.headers)
         await self._forward(exchange, there, *found)
+
+    async def _what_is_left(self) -> object:
+        """Return what is left of each limit; in a thread, as a shared state may be far away."""
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(self._report.what_is_left), STATUS_S)
+        except (KeyrotError, TimeoutError):
+            raise RequestRefused(503, "the state of the pool cannot be read now") from None
 
     def _set_workload(self, headers: Mapping[str, str]) -> None:
         """Set the workload of this request's task to the one that its header names."""
@@ -165,6 +188,9 @@ class Door:
         scheme = self._access.scheme(scope, exchange.headers)
         here = f"{scheme}://{exchange.headers['host']}/{there.provider.name}/"
         sender = self._senders[there.provider.name]
+        if self._has_details:
+            exchange.details = CallDetails()
+            details.set(exchange.details)
         watcher = asyncio.create_task(exchange.watch(asyncio.current_task()))
         try:
             async with nullcontext() if is_whole else self._space.hold(body.mib):
@@ -188,6 +214,8 @@ class _Exchange:
         size = None if is_chunked else int(self.headers.get("content-length", 0))
         self.body = RequestBody(receive, size)
         self.provider: Provider | None = None
+        self.details: CallDetails | None = None
+        """What the pool has done for it, where the reply is to say that."""
         self.has_left = self.has_begun = False
 
     async def watch(self, work: asyncio.Task[None] | None) -> None:
@@ -241,6 +269,8 @@ class _Exchange:
 
     async def _send_head(self, code: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.has_begun = True
+        if self.details is not None:
+            headers += self.details.headers()
         await self._send({"type": "http.response.start", "status": code, "headers": headers})
 
     async def _send_body(self, piece: bytes, *, more: bool = False) -> None:

@@ -16,7 +16,7 @@ from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
 TRAFFIC = [("key_1", 429), ("key_2", 400), ("key_3", 200), ("key_3", 200)]
 """An exhausted minute, an invalid key, a good key; the second call uses the good key first."""
-ASK: Any = {"model": "gemini-3.1-flash-lite", "contents": "Count from one to five, in words."}
+ASK: Any = {"model": "gemini-2.5-flash", "contents": "Count from one to five, in words."}
 
 
 def plain(client: genai.Client) -> str:

@@ -42,7 +42,7 @@ def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
             gen_ai.usage.output_tokens=30
             gen_ai.usage.reasoning.output_tokens=8
             keyrot.attempt.count=1
-            keyrot.cost=0.000078
+            keyrot.cost=0.000047
             keyrot.key.id=flash_01
             keyrot.pool.name=test
             server.address=gemini.test
@@ -52,7 +52,7 @@ def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
               keyrot.acquire.wait_time=…
               keyrot.attempt.number=1
               keyrot.attempt.outcome=success
-              keyrot.cost=0.000078
+              keyrot.cost=0.000047
               keyrot.key.id=flash_01
               keyrot.key.project=project-fla
               keyrot.pool.name=test
@@ -78,7 +78,7 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
     assert brief(traced.tree) == text("""
         generate_content gemini-3.1-flash-lite  CLIENT
             keyrot.attempt.count=3
-            keyrot.cost=0.000078
+            keyrot.cost=0.000047
             keyrot.key.id=pro_01
           attempt flash_01  INTERNAL  ERROR 429 quota_minute
               error.type=429
@@ -104,7 +104,7 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
               http.response.status_code=200
               keyrot.attempt.number=3
               keyrot.attempt.outcome=success
-              keyrot.cost=0.000078
+              keyrot.cost=0.000047
               keyrot.key.id=pro_01
               keyrot.key.project=project-pro
     """)  # noqa: E501

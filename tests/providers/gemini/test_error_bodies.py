@@ -199,7 +199,7 @@ def test_lines_of_the_message_replace_missing_details() -> None:
         QuotaViolation("generaterequestspermodelperday", 250, "gemini-3.1-pro"),
     )
     assert (parsed.bucket, parsed.limits) == ("gemini-3.1-pro", Limits(rpd=250))
-    assert of(violation(g.FREE_RPM, "5"), message=message).bucket == "gemini-2.5-flash"
+    assert of(violation(g.FREE_RPM, "5"), message=message).bucket == "gemini-3.1-flash-lite"
 
 
 def test_line_without_a_model() -> None:

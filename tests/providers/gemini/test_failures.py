@@ -36,7 +36,7 @@ from keyrot_middleware.providers.gemini import Gemini
 classify, RULES = Gemini().classify, Gemini.rules
 
 PINNED = CallInfo(
-    "gemini-2.5-flash", "generateContent", bound_to_owner=True, resources=("files/a",)
+    "gemini-3.1-flash-lite", "generateContent", bound_to_owner=True, resources=("files/a",)
 )
 
 
@@ -142,7 +142,7 @@ def test_an_unmetered_call_is_no_evidence_about_a_model(verb: str, body: Any, sc
 
     An invalid key is recognized as in any other call.
     """
-    info = CallInfo("gemini-2.5-flash", verb, counts_in_quota=False)
+    info = CallInfo("gemini-3.1-flash-lite", verb, counts_in_quota=False)
     code = 400 if body is g.INVALID else 429
     verdict = classify(FailureFacts(code, body), info, NOW)
     assert (verdict.scope, verdict.rotate) == (scope, True)
@@ -214,14 +214,14 @@ def test_retry_after_replaces_missing_retry_info() -> None:
 def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) -> None:
     """A request of more tokens than a whole minute has never fits by waiting."""
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
-    info = CallInfo("gemini-2.5-flash", "generateContent", tokens=tokens)
+    info = CallInfo("gemini-3.1-flash-lite", "generateContent", tokens=tokens)
     verdict = classify(FailureFacts(429, body), info, NOW)
     assert (verdict.failure, verdict.may_wait, verdict.exceeds_limit) == (
         "quota_minute",
         wait,
         not wait,
     )
-    assert (verdict.bucket, verdict.learned) == ("gemini-2.5-flash", Limits(tpm=250_000))
+    assert (verdict.bucket, verdict.learned) == ("gemini-3.1-flash-lite", Limits(tpm=250_000))
 
 
 def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -26,7 +27,7 @@ from .locks import Lock
 from .monitoring.alerts import Alerts, open_receivers
 from .monitoring.levels import Levels
 from .monitoring.report import pool_health
-from .monitoring.view import HealthStatus
+from .monitoring.view import HealthStatus, how_it_ends
 from .prices import require_prices
 from .providers.keys import check_key_format
 from .runtime import bypassed, current_pool, required_project, required_tiers, set_current_pool
@@ -436,12 +437,19 @@ def _missing(config: Config, secrets: SecretCache) -> str | None:
 
 
 def doubts(config: Config, secrets: SecretCache) -> Iterator[str]:
-    """Yield which values do not look like a key of their provider; they are used all the same."""
+    """Yield which values do not look like a key of their provider, and which have ended.
+
+    They are used all the same.
+    """
     platforms = {key.key_id: key.platform for key in config.candidates}
     for key_id in secrets.resolved:
         value, provider = secrets.value(key_id), providers.of(platforms[key_id])
         if doubt := check_key_format(value.reveal(), provider):
             yield f"key {key_id}: {doubt}"
+    now = time.time()
+    for key in config.candidates:
+        if key.expires is not None and key.expires <= now and key.disabled is None:
+            yield f"key {key.key_id} {how_it_ends(key, now)}; keyrot rotate {key.key_id}"
 
 
 def _open_state(config: Config, clock: PoolClock) -> State:

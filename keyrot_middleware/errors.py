@@ -168,6 +168,7 @@ EventName = Literal[
     "keys_file_unreadable",
     "keys_file_read_again",
     "model_replaced",
+    "key_expires",
 ]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 

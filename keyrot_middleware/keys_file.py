@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,6 +137,39 @@ def _good_project(project: str) -> str:
     return project
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)?")
+
+
+def good_time(text: str) -> str:
+    """Return a date or a time as keys.json has it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        if _TIME.fullmatch(text):
+            expires_at(text)
+            return text
+    except (ValueError, OverflowError):  # such as February 30
+        pass
+    raise ValueError(
+        f"found {display(text)}; allowed: a date, 2027-03-01, or a time, 2027-03-01T12:00:00Z"
+    )
+
+
+def expires_at(text: str) -> float:
+    """Return when a value ends that has this date or time, epoch seconds.
+
+    A date is the last day on which it is valid, in UTC. A time without a zone is one in UTC.
+    """
+    at = datetime.fromisoformat(text)
+    at = at.replace(tzinfo=at.tzinfo or UTC)
+    return (at + timedelta(days=int(len(text) == _DATE_LENGTH))).timestamp()
+
+
+_DATE_LENGTH = len("2027-03-01")
+
+
 def _bare_model(model: str) -> str:
     return model.removeprefix("models/")
 
@@ -202,6 +236,9 @@ class KeySpec(BaseModel):
     [cost.md](cost.md#budgets)"""
     active: bool = True
     """`false` disables the key"""
+    expires: Annotated[str, AfterValidator(good_time)] | None = None
+    """the last day of the value in UTC, `2027-03-01`, or its end, `2027-03-01T12:00:00Z`:
+    [warnings](rotate.md#keys-that-end) come 30, 7 and 1 days before; it never ends a key itself"""
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(default=None, repr=False)
     """where the value is stored: `env://NAME`, `file:///path`, `vault://…`, `aws://…`,
     `azure://…`, `gcp://…` ([secrets.md](secrets.md)); without it, in the default location of
@@ -244,6 +281,7 @@ class KeySpec(BaseModel):
             disabled=None if self.active else DISABLED_IN_FILE,
             platform=self.service,
             usd=budget(usd | (self.usd or {})),
+            expires=None if self.expires is None else expires_at(self.expires),
         )
 
 
@@ -352,6 +390,55 @@ def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
         if times > 1
     ]
     return tuple(keys), problems
+
+
+def with_expires(text: str, key_id: str, expires: str | None) -> str | None:
+    """Return the text of a keys.json in which a key ends at another time; nothing else changes.
+
+    Args:
+        text: The file.
+        key_id: The key.
+        expires: A date or a time; None: it names none.
+
+    Returns:
+        None if the file has no such entry, or one whose text this does not understand.
+    """
+    decoder, at = json.JSONDecoder(), text.find("[") + 1
+    while (begin := text.find("{", at)) >= 0:
+        try:
+            entry, at = decoder.raw_decode(text, begin)
+        except ValueError:
+            return None
+        if isinstance(entry, dict) and entry.get("key_id") == key_id:
+            break
+    else:
+        return None
+    old = text[begin:at]
+    new = _EXPIRES.sub("", old)
+    if new == old:
+        new = _EXPIRES_FIRST.sub("{", old)
+    if new == old and "expires" in entry:  # its name is written with an escape
+        return None
+    if expires is not None:
+        body = new[:-1].rstrip()
+        break_ = re.search(r"\n[ \t]*(?=\")", body)  # one field a line
+        between = f",{break_[0]}" if break_ else ", "
+        new = f"{body}{between}{json.dumps('expires')}: {json.dumps(expires)}{new[len(body) :]}"
+    wanted = {name: value for name, value in entry.items() if name != "expires"}
+    if expires is not None:
+        wanted["expires"] = expires
+    return text[:begin] + new + text[at:] if _loads(new) == wanted else None
+
+
+_EXPIRES = re.compile(r',\s*"expires"\s*:\s*(?:"[^"]*"|null)')
+_EXPIRES_FIRST = re.compile(r'\{\s*"expires"\s*:\s*(?:"[^"]*"|null)\s*,\s*')
+
+
+def _loads(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _parse(path: Path) -> tuple[list[Any], str | None]:

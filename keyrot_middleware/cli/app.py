@@ -206,6 +206,9 @@ def _rotate(
     revoke: Annotated[
         str, typer.Option(metavar="CMD", help="A command that gets the old value on stdin.")
     ] = "",
+    expires: Annotated[
+        str, typer.Option(metavar="DATE", help="When the new value ends, for keys.json.")
+    ] = "",
 ) -> None:
     """Replace the value of a key in its store, and see that no process uses the old one any more.
 
@@ -213,7 +216,7 @@ def _rotate(
     """
     from .rotate import rotate  # noqa: PLC0415 - each command loads what it needs
 
-    rotate(key_id, create=create, revoke=revoke)
+    rotate(key_id, create=create, revoke=revoke, expires=expires)
 
 
 @app.command("demo")

@@ -23,14 +23,14 @@ from ..clients.key_check import check_key
 from ..core.failures import BUSY
 from ..core.model import Candidate
 from ..core.wording import did_you_mean
-from ..errors import KeyrotError
-from ..keys_file import KeySpec
+from ..errors import KeyrotError, SecretError
+from ..keys_file import KeySpec, good_time, with_expires
 from ..providers.gemini import Gemini
 from ..providers.keys import hide_secrets, mask_keys
 from ..runtime.rotations import BEGUN_S, Rotation, add_rotation, read_processes, rotations
 from ..secrets import Secret, SecretStore
 from ..secrets.cache import SecretCache, SecretLocation
-from ..secrets.stores import EnvStore, InlineStore, open_secret_cache
+from ..secrets.stores import EnvStore, InlineStore, alone_with, open_secret_cache, write_file
 from ..settings import KEY_PREFIX, Config, load
 from ..state import State
 from .status import open_configured
@@ -44,19 +44,27 @@ UNDER_WAY_S = 5.0
 """For requests that a process sent just before it took the new value."""
 COMMAND_S = 300.0
 NAMED = 3
+TRIES = 3
+"""How often a date is asked for."""
 
 
-def rotate(key_id: str, *, create: str = "", revoke: str = "") -> None:
+def rotate(key_id: str, *, create: str = "", revoke: str = "", expires: str = "") -> None:
     """Give a key a new value, or go on with a rotation that was cut off.
 
     Args:
         key_id: The key.
         create: A command that prints the new value; "": it is read from stdin, or asked for.
         revoke: A command that gets the old value on stdin, once no process sends with it.
+        expires: When the new value ends, a date or a time as in keys.json; "": as the store says,
+            or as is answered where the key had a date.
 
     Raises:
         KeyrotError: That is not possible; it says what is in use, and how to go on.
     """
+    try:
+        ends = good_time(expires) if expires else None
+    except ValueError as error:
+        raise KeyrotError(f"--expires: {error}") from None
     config = load()
     keys = {key.key_id: key for key in config.keys}
     if key_id not in keys:
@@ -68,7 +76,7 @@ def rotate(key_id: str, *, create: str = "", revoke: str = "") -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     secrets = open_secret_cache(replace(config, keys=(keys[key_id],)))
     try:
-        _Rotating(config, keys[key_id], state, secrets, create, revoke).run()
+        _Rotating(config, keys[key_id], state, secrets, create, revoke, ends).run()
     finally:
         secrets.close()
         if state is not None:
@@ -100,6 +108,8 @@ class _Rotating:
     secrets: SecretCache
     create: str
     revoke: str
+    expires: str | None
+    """When the new value ends; None: that is not known yet."""
 
     def run(self) -> None:
         key_id = self.key.key_id
@@ -122,6 +132,7 @@ class _Rotating:
         made = f"delete what --create made, #{new.fingerprint}"
         try:
             self._check(current, new)
+            self._ask_end(store, ref)
             self._unfinished(current)  # another command may have begun one meanwhile
         except BaseException:
             if self.create:
@@ -142,7 +153,49 @@ class _Rotating:
             raise
         place = getattr(store, "place", lambda _: store.scheme)(key_id)
         _say(f"the new value #{rotation.new} is in {ref or place}")
+        self._note_end(store, ref)
         self._finish(rotation, current)
+
+    def _ask_end(self, store: SecretStore, ref: str | None) -> None:
+        """Ask when the new value ends, where the old one had a date and nothing else says it."""
+        key_id = self.key.key_id
+        if self.expires or not self.key.expires or _end_in(store, key_id, ref):
+            return
+        if self.create or not is_asked():
+            return
+        for _ in range(TRIES):
+            text = input(f"New value of {key_id} ends on, such as 2027-03-01 (empty: no date): ")
+            try:
+                self.expires = good_time(text.strip()) if text.strip() else None
+            except ValueError as error:
+                _say(str(error))
+            else:
+                return
+
+    def _note_end(self, store: SecretStore, ref: str | None) -> None:
+        """Write into keys.json when the new value ends; the date of the old one does not stay."""
+        key_id, path = self.key.key_id, self.config.keys_file
+        expires = self.expires or _end_in(store, key_id, ref)
+        if expires == self.key.expires:
+            return
+        if path is None:  # it is one of a list
+            _say(
+                f'it ends on {expires}: "expires" is a field of keys.json, which this key is not in'
+            )
+            return
+        try:
+            with alone_with(path, key_id) as file:
+                text = with_expires(file.read_text("utf-8-sig"), key_id, expires)
+                if text is not None:
+                    write_file(file, Secret(text.rstrip()))
+            problem = "it has another form than this command writes" if text is None else ""
+        except SecretError as error:
+            problem = str(error)
+        what = f'"expires": "{expires}"' if expires else 'no "expires"'
+        if problem:
+            _say(f"keys.json was not changed ({problem}); give key {key_id} {what} there")
+        else:
+            _say(f"keys.json says {what} of key {key_id}")
 
     def _cannot_be_written(self, store: SecretStore) -> str:
         """Say where the value is, and how it is replaced there."""
@@ -186,7 +239,7 @@ class _Rotating:
         key_id = self.key.key_id
         if self.create:
             text = self._command(self.create)
-        elif sys.stdin.isatty():
+        elif is_asked():
             text = getpass(f"New value of {key_id}: ")
         else:
             text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
@@ -310,6 +363,18 @@ class _Rotating:
         if done.returncode:
             raise KeyrotError(f"the command failed with exit code {done.returncode}")
         return done.stdout
+
+
+def is_asked() -> bool:
+    """Return whether a person is at the terminal."""
+    return sys.stdin.isatty()
+
+
+def _end_in(store: SecretStore, key_id: str, ref: str | None) -> str | None:
+    """Return when a store says that the value of a key ends, as keys.json has it."""
+    ends_at = getattr(store, "ends_at", None)
+    at: datetime | None = None if ends_at is None else ends_at(key_id, ref)
+    return None if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _unquoted(text: str) -> Secret:

@@ -192,7 +192,8 @@ def _draw(answer: dict[str, Any]) -> RenderableType:
     """Draw what is said first, a line for each key, problems first, and what is used of limits."""
     now = datetime.fromisoformat(answer["at"])
     where = f"Pool {escape(answer['pool'])} in {escape(answer['state_url'])}"
-    drawn = table(f"{where}, {now:%H:%M:%S} UTC", "key", "state", "back", "project", "reason")
+    columns = ("key", "state", "back", "used", "project", "reason")
+    drawn = table(f"{where}, {now:%H:%M:%S} UTC", *columns)
     for column in drawn.columns[:-1]:  # a narrow terminal breaks the last column only
         column.no_wrap = True
     for key in answer["keys"]:
@@ -200,10 +201,19 @@ def _draw(answer: dict[str, Any]) -> RenderableType:
             escape(key["key_id"]),
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
             back_at(key, now),
+            _last_used(key, now),
             escape(key["project"] or "-"),
             escape(_reason(key)),
         )
     return Group(*_first_lines(answer), "", drawn, "", _limits(answer))
+
+
+def _last_used(key: Mapping[str, Any], now: datetime) -> str:
+    """Say how long ago a key was used; `-` where that is not known."""
+    if key["last_used"] is None:
+        return "-"
+    seconds = (now - datetime.fromisoformat(key["last_used"])).total_seconds()
+    return f"{remaining(seconds).removeprefix('in ')} ago"
 
 
 def _first_lines(answer: dict[str, Any]) -> Iterator[str]:

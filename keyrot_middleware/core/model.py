@@ -195,6 +195,8 @@ class Candidate:
     record: str = ""
     """The name under which its cooldowns are stored: its id and the fingerprint of its value, so
     that a rejection of one value does not affect another. Without a value its id alone."""
+    expires: float | None = None
+    """When its value ends, epoch seconds, as keys.json says; for warnings, never for a choice."""
 
     def __post_init__(self) -> None:
         if not self.record:

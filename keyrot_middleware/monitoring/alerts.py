@@ -53,8 +53,10 @@ from .view import (
     Look,
     Row,
     clock,
+    how_it_ends,
     limit_windows,
     model_label,
+    notice_of,
     parts,
     refusal,
     sentence_of,
@@ -534,9 +536,20 @@ def _of_replies(one: JudgedReplies, able: Collection[str]) -> Fact:
     return Fact("replies_not_known", what, text, reason=reason, command="keyrot status")
 
 
+def _of_end(row: Row, now: float) -> Iterator[Fact]:
+    """Yield that a key ends within 30, 7 or 1 days, or has ended: each is a fact of its own."""
+    key, days = row.key, notice_of(row.key, now)
+    if days is None or row.known.rejection is not None:
+        return
+    what = f"key {key.key_id} within {days} days" if days else f"key {key.key_id} since its end"
+    text = f"key {key.key_id} {how_it_ends(key, now)}"
+    yield Fact("key_expires", what, text, key.key_id, command=f"keyrot rotate {key.key_id}")
+
+
 def _of_key(row: Row, now: float, zone: str) -> Iterator[Fact]:
     """Yield what is the matter with a key, its project and its billing account."""
     key, here, known = row.key, row.overall, row.known
+    yield from _of_end(row, now)
     project, key_id = project_name(key.project) or key.key_id, key.key_id
     midnight, month_end = next_midnight(now, zone), next_month(now, zone)
     if (why := known.rejection) is not None:

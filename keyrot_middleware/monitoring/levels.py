@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ..core.judgement import KEY_STATES
+from ..core.windows import DAY_S
 from ..runtime.pool import Pool
 from ..telemetry.semconv import GEN_AI_REQUEST_MODEL, KEY_ID
 from . import view
@@ -48,14 +49,9 @@ class Levels:
             counts = Counter(row.overall.state for row in seen.rows)
             for state in KEY_STATES:
                 yield counts[state], {"keyrot.key.state": state}
-        elif metric == "keyrot.key.quota.peak_ratio":
-            for row in seen.rows:
-                yield from _peaks(row)
         else:
             for row in seen.rows:
-                for model, quota, ratio in view.utilization(row):
-                    labels = {KEY_ID: row.key.key_id, "keyrot.quota": quota}
-                    yield ratio, labels | ({GEN_AI_REQUEST_MODEL: model} if model else {})
+                yield from _OF_KEYS[metric](row, seen.at)
 
     def _read_problems(self) -> Iterator[Level]:
         """Yield what alerts report, if there are any or not: what has begun and has not ended."""
@@ -68,14 +64,36 @@ class Levels:
         yield from ((1, dict(labels)) for labels in {*map(_labels, self._problems.values())})
 
 
-def _peaks(row: view.Row) -> Iterator[Level]:
+def _used_ratio(row: view.Row, _now: float) -> Iterator[Level]:
+    for model, quota, ratio in view.utilization(row):
+        yield ratio, _of_quota(row, model, quota)
+
+
+def _peak_ratio(row: view.Row, _now: float) -> Iterator[Level]:
     """Yield the used share of a limit in the fullest minute of today, by model."""
     for used in row.known.used:
         fullest = view.fullest_minute(row.key, used)
         if fullest and fullest["of"]:
-            labels = {KEY_ID: row.key.key_id, "keyrot.quota": fullest["limit"]}
-            labels |= {GEN_AI_REQUEST_MODEL: used.bucket} if used.bucket else {}
+            labels = _of_quota(row, used.bucket, fullest["limit"])
             yield fullest["used"] / fullest["of"], labels
+
+
+def _expires_in(row: view.Row, now: float) -> Iterator[Level]:
+    if row.key.expires is not None:
+        yield (row.key.expires - now) / DAY_S, {KEY_ID: row.key.key_id}
+
+
+def _of_quota(row: view.Row, model: str, quota: str) -> dict[str, str]:
+    labels = {KEY_ID: row.key.key_id, "keyrot.quota": quota}
+    return labels | ({GEN_AI_REQUEST_MODEL: model} if model else {})
+
+
+_OF_KEYS = {
+    "keyrot.key.quota.used_ratio": _used_ratio,
+    "keyrot.key.quota.peak_ratio": _peak_ratio,
+    "keyrot.key.expires_in": _expires_in,
+}
+"""What is read of each key."""
 
 
 def _labels(fact: Fact) -> tuple[tuple[str, str], ...]:

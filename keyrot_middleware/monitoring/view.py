@@ -54,8 +54,8 @@ from ..core.model import (
     smaller_limit,
 )
 from ..core.outcomes import Run, how
-from ..core.windows import GUARD_S, HOUR_S, Learned, next_midnight, next_minute
-from ..core.wording import of_all, one_line, plural, utc
+from ..core.windows import DAY_S, GUARD_S, HOUR_S, Learned, next_midnight, next_minute
+from ..core.wording import of_all, one_line, plural, remaining, utc
 from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..runtime.activity_recorder import ActivityRecorder
 from ..runtime.call_settings import VERB
@@ -134,6 +134,8 @@ class HealthStatus(TypedDict):
     reason: str | None
     """Why it is not available, such as `quota_minute`; None: it is."""
     last_used: str | None
+    expires: str | None
+    """When its value ends, as keys.json says; it is used until its provider refuses it."""
     success_count: int
     error_count: int
     in_cooldown: bool
@@ -291,6 +293,7 @@ def describe(row: Row, now: float) -> HealthStatus:
         **{name: getattr(known, name) for name in _OF_HEALTH},
         "disabled_reason": here.reason if out else None,
         "last_used": iso(known.last_used),
+        "expires": iso(key.expires),
         "limits": key.limits.part(key.use)._asdict(),
         "used": {model: _usage(row, model) for model in _models(row)},
         "usd": budgets(key, known),
@@ -781,6 +784,7 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
         said.insert(0, f"The shared state was emptied at {at}: {WHAT_IS_LOST}.")
     said += lines_of_processes(seen.processes)
     said += lines_of_answers(seen.answers)
+    said += [*lines_of_ends(seen.rows, seen.at), *lines_of_unused(seen.rows, seen.at)]
     states = Counter(row.overall.state for row in seen.rows)
     able = states["available"]
     keys = f"{of_all(able, len(seen.rows), 'key')} {'is' if able == 1 else 'are'} available."
@@ -796,6 +800,56 @@ def headline(seen: Look, hour: Mapping[str, Any], *, degraded: bool) -> dict[str
         "keys": {"sentence": keys if seen.rows else "This pool has no key."},
         "hour": UNKNOWN if hour["calls"] is None else last,
     }
+
+
+NOTICE_DAYS = (1, 7, 30)
+"""How many days before the end of a key it is said."""
+
+
+def notice_of(key: Candidate, now: float) -> int | None:
+    """Return within how many of `NOTICE_DAYS` a key ends; 0: it has; None: that is far, or never.
+
+    Nothing is said of a key that is switched off.
+    """
+    if key.expires is None or key.disabled is not None:
+        return None
+    left = key.expires - now
+    return 0 if left <= 0 else next((n for n in NOTICE_DAYS if left <= n * DAY_S), None)
+
+
+def how_it_ends(key: Candidate, now: float) -> str:
+    """Say when a key that has a date ends, or that it has: what follows its name in a sentence."""
+    at = key.expires or 0.0
+    is_day = at % DAY_S == 0  # the last one is the day before
+    written = f"{utc(at - 1):%Y-%m-%d}" if is_day else f"{utc(at):%Y-%m-%d %H:%M} UTC"
+    if at > now:
+        return f"ends on {written}, {remaining(at - now)}"
+    title = providers.of(key.platform).title
+    return f"ended on {written}, as keys.json says; it is used until {title} refuses it"
+
+
+def lines_of_ends(rows: Iterable[Row], now: float) -> list[str]:
+    """Say which keys end within a month, or have ended; the first one first."""
+    found = [row.key for row in rows if notice_of(row.key, now) is not None]
+    found.sort(key=lambda key: key.expires or 0.0)
+    lines = [f"Key {key.key_id} {how_it_ends(key, now)}." for key in found[:SENTENCES]]
+    more = len(found) - SENTENCES
+    return [*lines, f"{plural(more, 'more key')} end within 30 days."] if more > 0 else lines
+
+
+UNUSED_DAYS = 90
+
+
+def lines_of_unused(rows: Iterable[Row], now: float) -> list[str]:
+    """Say which keys nobody seems to need: a key that is not used can still leak."""
+    found = [
+        row.key.key_id
+        for row in rows
+        if row.key.disabled is None
+        and row.known.last_used is not None
+        and now - row.known.last_used >= UNUSED_DAYS * DAY_S
+    ]
+    return [f"Not used for {UNUSED_DAYS} days: {_keys(found)}."] if found else []
 
 
 def lines_of_answers(answers: Sequence[Answered]) -> list[str]:

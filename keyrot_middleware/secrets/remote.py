@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -174,6 +175,22 @@ class RemoteStore(StaysHere, ABC):
             return None
 
         return self._try(work, key_id, place)
+
+    def ends_at(self, key_id: str, ref: str | None) -> datetime | None:
+        """Return when the value of a key ends or is to be replaced; None: the store does not say.
+
+        It need not be allowed to say that.
+        """
+        place = ref or self.place(key_id)
+        try:
+            return self._try(lambda client: self.end_of(client, _name_in(place)), key_id, place)
+        except SecretError:
+            return None
+
+    def end_of(self, client: Any, name: str) -> datetime | None:
+        """Return when the current version of a secret ends, or the next one is due."""
+        del client, name
+        return None
 
     def _try(self, work: Callable[[Any], _T], key_id: str, place: str) -> _T:
         try:
@@ -480,6 +497,11 @@ class AwsStore(RemoteStore):
         content = {"SecretString" if isinstance(stored, str) else "SecretBinary": stored}
         self._call(client, name, "put_secret_value", **content)
 
+    def end_of(self, client: Any, name: str) -> datetime | None:
+        """Return when Secrets Manager rotates it next."""
+        found: datetime | None = self._call(client, name, "describe_secret").get("NextRotationDate")
+        return found
+
     def _call(self, client: Any, name: str, method: str, **more: Any) -> Any:
         """Call a method for a secret; an ARN names its region."""
         from botocore.exceptions import ClientError
@@ -577,6 +599,14 @@ class AzureStore(RemoteStore):
     def write(self, client: Any, name: str, stored: Stored, version: str) -> None:
         """Add a version; Key Vault compares nothing."""
         self._call(client, name, "set_secret", name.split("/")[1], stored)
+
+    def end_of(self, client: Any, name: str) -> datetime | None:
+        """Return when the current version expires."""
+        secret = name.split("/")[1]
+        found: datetime | None = self._call(
+            client, name, "get_secret", secret
+        ).properties.expires_on
+        return found
 
     def _call(self, client: Any, name: str, method: str, *args: Any) -> Any:
         """Call a method; a vault without a dot or a port is one of the public cloud."""
@@ -697,6 +727,12 @@ class GcpStore(RemoteStore):
         """Add a version; Secret Manager compares nothing."""
         data = base64.b64encode(stored).decode()  # type: ignore[arg-type]  # bytes, as read
         self._call(client, name, "POST", ":addVersion", {"payload": {"data": data}})
+
+    def end_of(self, client: Any, name: str) -> datetime | None:
+        """Return when the secret expires or, if it does not, is to be rotated."""
+        found = self._call(client, name, "GET", "")
+        at = found.get("expireTime") or found.get("rotation", {}).get("nextRotationTime")
+        return None if at is None else datetime.fromisoformat(at)
 
     def _call(
         self, client: Any, name: str, method: str, action: str, body: Any = None

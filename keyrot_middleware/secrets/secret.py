@@ -101,7 +101,9 @@ class SecretStore(Protocol):
 
     - `place(key_id)` returns where a key is kept by default, for messages;
     - `replace(key_id, ref, old, new)` stores a new value if *old* is still the value, and
-      `previous(key_id, ref, current)` returns the value before, for `keyrot rotate`.
+      `previous(key_id, ref, current)` returns the value before, for `keyrot rotate`;
+    - `ends_at(key_id, ref)` returns when a value ends or is to be replaced, an aware datetime, for
+      `keyrot rotate`; None: that is not known.
     """
 
     @property

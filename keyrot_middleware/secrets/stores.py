@@ -174,13 +174,13 @@ class EnvStore:
             SecretError: That is not possible, or the file has another value meanwhile.
         """
         name = self.require_in_file(key_id, ref)
-        with _alone_with(self._env_file, key_id) as file:
+        with alone_with(self._env_file, key_id) as file:
             if read_env_file(file).get(name) != old.reveal():
                 raise SecretError(f"key {key_id}: .env: {CHANGED}")
             text = _edited(file, {name + _PREVIOUS: old, name: new})
             if not text:
                 raise SecretError(f"key {key_id}: .env: the line of {name} cannot be replaced")
-            _write(file, text)
+            write_file(file, text)
 
     def require_in_file(self, key_id: str, ref: str | None) -> str:
         """Return the variable of a key, which can be written.
@@ -279,11 +279,11 @@ class FileStore:
         Raises:
             SecretError: That is not possible, or the file has another value meanwhile.
         """
-        with _alone_with(self._path(key_id, ref), key_id) as path:
+        with alone_with(self._path(key_id, ref), key_id) as path:
             if self._find(key_id, ref) != old:
                 raise SecretError(f"key {key_id}: the file {path}: {CHANGED}")
-            _write(_beside(path), old)
-            _write(path, new)
+            write_file(_beside(path), old)
+            write_file(path, new)
 
     def previous(self, key_id: str, ref: str | None, current: Secret) -> Secret | None:
         """Return the value in the file beside the key's."""
@@ -313,7 +313,7 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _alone_with(path: Path, key_id: str) -> Iterator[Path]:
+def alone_with(path: Path, key_id: str) -> Iterator[Path]:
     """Let one process change a file at a time.
 
     Raises:
@@ -332,7 +332,7 @@ def _alone_with(path: Path, key_id: str) -> Iterator[Path]:
             os.close(folder)
 
 
-def _write(path: Path, content: Secret) -> None:
+def write_file(path: Path, content: Secret) -> None:
     """Replace a file at once, with the owner and mode that it has, or for its owner alone."""
     handle, written = mkstemp(dir=path.parent)
     try:

@@ -504,6 +504,9 @@ FOREVER = 1e12
 """In place of an infinite time, which JSON does not have."""
 UNUSED_S = 32 * DAY_S
 """How long records are kept that have no end: longer than a month, of which some count money."""
+HEALTH_S = 400 * DAY_S
+"""How long it is known when a key was last used, and how often it has served: to find those that
+nobody needs."""
 
 
 def _numbers(row: list[Any], count: int) -> list[Any]:
@@ -624,7 +627,7 @@ def expires_at(record: object, now: float) -> float:
         case Learned() | Owner():
             return record.until
         case Health():
-            return (record.last_used or now) + UNUSED_S
+            return (record.last_used or now) + HEALTH_S
         case dict():
             is_cut = any(one.failure in ENDED_BY_PERSON for one in record.values())
             last = max((one.until for one in record.values()), default=now)

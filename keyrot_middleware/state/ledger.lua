@@ -60,6 +60,7 @@ local LONGEST_DAY_S = 90000
 local LONGEST_MONTH_S = 2682000
 local QUOTA_S = 172800 -- the counts of a day are kept for two
 local UNUSED_S = 2764800
+local HEALTH_S = 34560000
 
 -- The fields of records, which are JSON arrays; core/windows.py and core/ledger.py say what they are.
 -- What another version of this package keeps behind them is written back as it was.
@@ -596,7 +597,7 @@ local function count_end(s)
   if s.verdict and s.kind ~= 'abandoned' then -- else a person has disabled the key
     h[ERRORS], h[LAST_ERROR] = h[ERRORS] + 1, s.verdict.failure
   end
-  save(HEALTH, s.key, h, hour ~= math.floor(now / HOUR_S) and UNUSED_S or nil)
+  save(HEALTH, s.key, h, hour ~= math.floor(now / HOUR_S) and HEALTH_S or nil)
 end
 
 local function apply_verdict(s, verdict)

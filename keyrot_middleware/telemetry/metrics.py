@@ -106,6 +106,7 @@ _QUOTA_USED = Metric(_GAUGE, "keyrot.key.quota.used_ratio", "1", "Used share of 
 _QUOTA_PEAK = Metric(
     _GAUGE, "keyrot.key.quota.peak_ratio", "1", "Used share of a limit in today's fullest minute."
 )
+_EXPIRES_IN = Metric(_GAUGE, "keyrot.key.expires_in", "d", "Until the end of a key's value.")
 _DEGRADED = Metric(_OBSERVED, "keyrot.state.degraded", "{state}", "1: in-process limits are used.")
 _OF_CALLS = (
     *(_DURATION, _TOKEN_USAGE, _FIRST_CHUNK, _NEW_DURATION, _NEW_FIRST_CHUNK, _INPUT, _OUTPUT),
@@ -113,7 +114,16 @@ _OF_CALLS = (
     *(_ATTEMPT, _ATTEMPTS, _FALLBACKS, _WAIT_TIME),
     *(_TIMEOUTS, _COOLDOWNS, _HELD_BACK, _KEY_TOKENS, _KEY_COST),
 )
-_LEVELS = (_ANSWERS, _PROBLEMS, _PENDING, _KEY_COUNT, _QUOTA_USED, _QUOTA_PEAK, _DEGRADED)
+_LEVELS = (
+    _ANSWERS,
+    _PROBLEMS,
+    _PENDING,
+    _KEY_COUNT,
+    _QUOTA_USED,
+    _QUOTA_PEAK,
+    _EXPIRES_IN,
+    _DEGRADED,
+)
 METRICS = (*_OF_CALLS, *_LEVELS)
 """In the order of the documentation."""
 _HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in signature(Meter.create_histogram).parameters

@@ -192,6 +192,71 @@ def test_a_wrong_value_changes_nothing(value: str, why: str, pool: Pool) -> None
     assert not given.startswith("FAKE-u") or given not in ran.stdout + ran.stderr
 
 
+def expires_of(pool: Pool) -> object:
+    entries = json.loads((pool.folder / "keys.json").read_text())
+    return next(one for one in entries if one["key_id"] == "a").get("expires")
+
+
+def with_date(pool: Pool) -> None:
+    text = '[\n  {"key_id": "b"},\n  {"key_id": "a", "expires": "2026-12-31", "rpm": 900}\n]\n'
+    (pool.folder / "keys.json").write_text(text)
+
+
+def test_the_new_date_of_a_key_is_written(pool: Pool) -> None:
+    """With --expires into the entry of the key; nothing else of the file changes."""
+    with_date(pool)
+    new = pool.gemini.add_key("new").value
+    ran = pool.rotate("a", "--expires", "2027-06-30", stdin=new)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert 'keys.json says "expires": "2027-06-30" of key a' in ran.stdout
+    assert (pool.folder / "keys.json").read_text() == (
+        '[\n  {"key_id": "b"},\n  {"key_id": "a", "rpm": 900, "expires": "2027-06-30"}\n]\n'
+    )
+
+
+def test_the_date_of_the_old_value_does_not_stay(pool: Pool) -> None:
+    """Where nothing says when the new one ends: it would warn of a value that is not there."""
+    with_date(pool)
+    ran = pool.rotate("a", stdin=pool.gemini.add_key("new").value)
+    assert 'keys.json says no "expires" of key a' in ran.stdout
+    assert expires_of(pool) is None
+
+
+def test_a_wrong_date_changes_nothing(pool: Pool) -> None:
+    """It is found before a value is asked for."""
+    before = pool.env_file.read_text()
+    ran = pool.rotate("a", "--expires", "soon", stdin="FAKE-new")
+    assert (ran.returncode, pool.env_file.read_text()) == (1, before)
+    assert 'found "soon"; allowed: a date, 2027-03-01' in ran.stderr
+
+
+def test_the_date_is_asked_for_where_the_key_had_one(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a terminal, again after a wrong one; an empty answer takes the date away."""
+    answers = iter(["tomorrow", "2027-01-31"])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    monkeypatch.setattr(rotate_module._Rotating, "_take", lambda _: new)
+    monkeypatch.setattr(rotate_module, "is_asked", lambda: True)
+    with_date(pool)
+    new = Secret(pool.gemini.add_key("new").value)
+    ran = pool.rotate("a")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert 'found "tomorrow"; allowed' in ran.stdout
+    assert expires_of(pool) == "2027-01-31"
+
+
+def test_a_file_of_another_form_is_left_as_it_is(pool: Pool) -> None:
+    """The command says what to write there; the value is rotated all the same."""
+    path = pool.folder / "keys.json"
+    path.write_text('[{"key_id": "a", "expir\\u0065s": "2026-12-31"}]')
+    before = path.read_text()
+    new = pool.gemini.add_key("new").value
+    ran = pool.rotate("a", "--expires", "2027-06-30", stdin=new)
+    assert (ran.returncode, path.read_text(), pool.stored()) == (0, before, new)
+    assert 'give key a "expires": "2027-06-30" there' in ran.stdout
+
+
 def test_a_quota_that_is_exhausted_is_nothing_against_a_value(pool: Pool) -> None:
     """Its value works, at another time."""
     new = pool.gemini.add_key("new").value

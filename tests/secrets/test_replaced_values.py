@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,45 @@ def test_a_value_is_replaced_and_found_again(server) -> None:
     store.replace("a", None, NEW, THIRD)
     assert resolve_one(server.open()) == THIRD.reveal()
     assert store.previous("a", None, THIRD) == (None if before is None else NEW)
+
+
+END = datetime(2027, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("how", ["expireTime", "nextRotationTime"])
+def test_a_store_says_when_a_value_ends(how: str, tmp_path: Path) -> None:
+    """Key Vault by the expiry of the version, Secret Manager by that of the secret or its rotation;
+    the others say nothing."""
+    azure, gcp, other = AzureServer(tmp_path), GcpServer(tmp_path), FileServer(tmp_path)
+    try:
+        for server in (azure, gcp, other):
+            server.put("a", OLD.reveal())
+        azure.vault.expires["a"] = int(END.timestamp())
+        at = "2027-03-01T12:00:00Z"
+        ends = {how: at} if how == "expireTime" else {"rotation": {how: at}}
+        gcp.manager.described["keyrot"] = ends
+        assert [one.open().ends_at("a", None) for one in (azure, gcp)] == [END, END]
+        assert getattr(other.open(), "ends_at", None) is None
+    finally:
+        for server in (azure, gcp, other):
+            server.close()
+
+
+def test_aws_says_when_a_secret_is_rotated_next(tmp_path: Path) -> None:
+    """And what a login may not read, or a server does not say, is not known."""
+    server = AwsServer(tmp_path)
+    try:
+        server.put("a", OLD.reveal())
+        assert server.open().ends_at("a", None) is None
+        assert server.denied().ends_at("a", None) is None
+        store = server.open()
+        rules = {"AutomaticallyAfterDays": 30}
+        store._call(store.connect(), "keyrot", "rotate_secret", RotationRules=rules)
+        found = store.ends_at("a", None)
+    finally:
+        server.close()
+    assert found is not None
+    assert timedelta(days=28) < found - datetime.now(UTC) < timedelta(days=32)
 
 
 def test_a_value_that_changed_meanwhile_stays(server) -> None:

@@ -23,6 +23,8 @@ class KeyVault(CloudEmulator):
     def __init__(self, authority: CertificateAuthority) -> None:
         super().__init__(authority.context())
         self._secrets: dict[str, dict[str, str]] = {}
+        self.expires: dict[str, int] = {}
+        """When a secret expires, by its name; epoch seconds."""
         self.host = f"localhost:{self.server.port}"
         self.ca = str(authority.file)
 
@@ -82,7 +84,8 @@ class KeyVault(CloudEmulator):
 
     def _described(self, name: str, version: str) -> dict[str, Any]:
         where = f"https://{self.host}/secrets/{name}/{version}"
-        return {"id": where, "attributes": {"enabled": True, "created": int(version, 16)}}
+        ends = {"exp": self.expires[name]} if name in self.expires else {}
+        return {"id": where, "attributes": {"enabled": True, "created": int(version, 16), **ends}}
 
     def challenge(self) -> Response:
         """Return the 401 that names where to log in; its resource is the public cloud's."""

@@ -21,7 +21,9 @@ READER = f"reader@{PROJECT}.iam.gserviceaccount.com"
 UNPRIVILEGED = f"nobody@{PROJECT}.iam.gserviceaccount.com"
 _AUDIENCE = "https://oauth2.googleapis.com/token"
 """google-auth requests this one wherever the token endpoint is."""
-_PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)(?:/versions/([^/:]+):access|:addVersion)")
+_PATH = re.compile(
+    r"/v1/projects/([^/]+)/secrets/([^/:]+)(?:/versions/([^/:]+):access|:addVersion)?"
+)
 
 
 class SecretManager(CloudEmulator):
@@ -31,6 +33,8 @@ class SecretManager(CloudEmulator):
         super().__init__()
         self._directory = directory
         self._secrets: dict[tuple[str, str], list[bytes]] = {}
+        self.described: dict[str, dict[str, object]] = {}
+        """What more is said of a secret, by its name."""
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.url = f"http://127.0.0.1:{self.server.port}"
 
@@ -76,6 +80,8 @@ class SecretManager(CloudEmulator):
             permission = "Permission 'secretmanager.versions.access' denied"
             message = f"{permission} for resource '{where}' (or it may not exist)."
             return status(403, "PERMISSION_DENIED", message, "IAM_PERMISSION_DENIED")
+        if request.method == "GET" and version is None:
+            return Response(200, {"name": where.partition("/versions/")[0], **self.described[name]})
         if version is None:
             data = base64.b64decode(json.loads(request.body)["payload"]["data"])
             number = self.write(name, data, project)

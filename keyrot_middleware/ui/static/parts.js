@@ -152,6 +152,7 @@ export function keyDetails(key, calls, now, actions) {
   const facts = [
     ["Project", key.project ?? "none: its own"], ["Tier", key.tier], ["Model", key.model], ["Priority", count(key.priority)],
     ["Use", key.use < 1 ? `${count(100 * key.use)} % of each limit` : ""],
+    ["Expires", key.expires && `${key.expires.slice(0, 10)} ${clock(key.expires)} UTC`],
     ["Used", key.last_used ? ago(key.last_used, now) : "never"], ["Requests", `${count(key.success_count)} ok, ${count(key.error_count)} failed`],
     ["Today", `${count(input)} tokens in${again ? ` (${cached(again, input)} cached)` : ""}, ${count(output)} out${spentToday(key) && `, ${spentToday(key)}`}`],
     ["Last error", key.last_error],

@@ -27,6 +27,8 @@ def window(amount: int, limit: int | None, source: str = "configured") -> dict[s
 def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str, Any]:
     here: dict[str, Any] = {"available": reason is None, "available_at": at, "reason": reason}
     here |= {"runs_out_at": None, "learned": {}, "sources": {}}
+    here |= {"counts_with": None, "held_back": 3, "refused": 2}
+    here["fullest_minute"] = {"limit": "rpm", "used": 5, "of": 5}
     here |= dict.fromkeys(("requests_minute", "tokens_minute", "requests_day"), 1)
     return here | {"rpm": rpm, "tpm": window(1, None), "rpd": window(1, 20, "learned")}
 
@@ -34,7 +36,7 @@ def used(rpm: Any, reason: str | None = None, at: str | None = None) -> dict[str
 def key(key_id: str, project: str | None = "proj-a", state: str = "available", **more: Any) -> Any:
     allowed = {"disabled": ["enable"], "unresolved": ["reset"]}.get(state, OF_KEY)
     none = ("reason", "cooldown_until", "cooldown_reason", "cooldown_scope", "last_error")
-    none += ("model", "available_at", "last_used", "usd_today", "disabled_reason")
+    none += ("model", "available_at", "last_used", "usd_today", "disabled_reason", "expires")
     made: dict[str, Any] = dict.fromkeys(none)
     made |= {"key_id": key_id, "project": project, "platform": "gemini_api", "tier": "free"}
     made |= {
@@ -123,7 +125,7 @@ class FakeSource:
         hour = {"calls": 331, "failed_calls": 2, "requests": 340, "failures": 9, "waits": 3}
         summary: dict[str, Any] = {"keys": len(self.keys), "available": states["available"]}
         summary["states"] = states
-        summary |= {"calls": list(calls.values()), "last_hour": hour}
+        summary |= {"calls": list(calls.values()), "answers": [], "last_hour": hour}
         today = {"input_tokens": 120_331, "output_tokens": 20_331, "cost_usd": 0.1234}
         today |= {"estimated_tokens": 0, "unpriced_calls": 0, "unpriced_models": []}
         summary |= {"today": today, "midnight": later(-3600)}
@@ -189,6 +191,7 @@ class FakeSource:
             "model": model,
             "tokens": tokens,
             "workload": workload or None,
+            "answered_by": None,
             "at": later(),
             "key_id": chosen,
             "answer": "no" if chosen is None else "served",

@@ -29,6 +29,7 @@ from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.runtime import current_pool
 from keyrot_middleware.serve import Door
 from keyrot_middleware.serve.access import DoorAccess
+from keyrot_middleware.serve.call_headers import DetailsObserver
 from keyrot_middleware.settings import load
 from keyrot_middleware.testing import FakeGemini
 
@@ -36,7 +37,8 @@ from .page import Row
 
 __all__ = ["CALL", "MOST_ADDED", "added", "call", "opened", "rows"]
 
-MOST_ADDED = 36
+MOST_ADDED = 48
+"""Twelve of them say in the reply what became of the call; `--no-details` saves them."""
 WARM_CALLS = 5
 BODY = json.dumps({"contents": [{"parts": [{"text": "hi"}]}]}).encode()
 CALL = "/v1beta/models/gemini-flash-latest:streamGenerateContent"
@@ -72,7 +74,8 @@ async def opened() -> AsyncIterator[tuple[Door, str]]:
     """Yield the app as `keyrot serve` makes it, and the name of its provider."""
     config, pool = load(), current_pool()
     assert pool is not None
-    door = Door(config, DoorAccess("127.0.0.1", None), source_of(pool))
+    pool.observers = (*pool.observers, DetailsObserver())
+    door = Door(config, DoorAccess("127.0.0.1", None), source_of(pool), has_details=True)
     try:
         yield door, next(iter(door.upstream))
     finally:

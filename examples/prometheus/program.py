@@ -60,6 +60,7 @@ def open_pool(gemini: FakeGemini) -> None:
         allowed_hosts=[gemini.host],
         max_wait_s=2,
         fallback_models=[f"{BETTER_MODEL}>{MODEL}"],
+        genai_conventions="both",
     )
 
 

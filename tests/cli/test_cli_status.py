@@ -121,11 +121,18 @@ def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service)
     used = ran.stdout[ran.stdout.index("Used, of each limit") :].split("\n")
     of = "configured"
     assert [line.split() for line in used if line.startswith(("p ", "used_01"))] == [
-        ["p", INFO.model, "1/5", "learned", "10", "1"],
-        ["used_01", INFO.model, "3/10", of, "30/250,000", of, "3/500", of],
+        ["p", INFO.model, "1/5", "learned", "10", "1", *["fullest", "minute", "1/5", "RPM"]],
+        [
+            *("used_01", INFO.model, "3/10", of, "30/250,000", of, "3/500", of),
+            *["fullest", "minute", "3/10", "RPM"],
+        ],
     ]
     half = keyrot("status", **service.env, KEYROT_USE="0.5").stdout
-    assert re.search(r"used_01 .* 3/5 conf\S+ +30/125,000 conf\S+ +3/250 conf\S+ +use 0.5", half)
+    assert re.search(
+        r"used_01 .* 3/5 conf\S+ +30/125,000 conf\S+ +3/250 conf\S+ +"
+        r"fullest minute 3/5 RPM +use 0.5",
+        half,
+    )
 
 
 @NEEDS_A_MINUTE
@@ -135,8 +142,9 @@ def test_limits_say_what_is_used_and_how_long_it_lasts(keyrot: Keyrot, service: 
     drawn = keyrot("status", **service.env, KEYROT_USE="0.9").stdout
     drawn = drawn[drawn.index("Used, of each limit") :].splitlines()
     rows = {line.split()[0]: " ".join(line.split()) for line in drawn if line.strip()}
-    assert rows["p"] == f"p {INFO.model} 1/4 learned 10 1 use 0.9"
-    ends = rf"used_01 {INFO.model} 3/9 conf\S+ 30/225,000 conf\S+ 3/450 conf\S+ use 0.9.*"
+    assert rows["p"] == f"p {INFO.model} 1/4 learned 10 1 fullest minute 1/4 RPM use 0.9"
+    used = rf"used_01 {INFO.model} 3/9 conf\S+ 30/225,000 conf\S+ 3/450 conf\S+"
+    ends = rf"{used} fullest minute 3/9 RPM use 0.9.*"
     assert re.fullmatch(ends, rows["used_01"])
 
 

@@ -19,6 +19,7 @@ from keyrot_middleware.core.activity import (
     ActivityRows,
     Attempt,
     CallRecord,
+    Held,
     Pair,
     dump_call,
     end_of,
@@ -26,6 +27,7 @@ from keyrot_middleware.core.activity import (
     project_entry,
     share_entry,
 )
+from keyrot_middleware.core.answering import Answered
 from keyrot_middleware.core.model import NO_USAGE, RetryPolicy, Usage
 from keyrot_middleware.core.outcomes import End, dump_end
 from keyrot_middleware.core.windows import day_of
@@ -138,7 +140,7 @@ def test_a_call_is_written_as_text_and_read_back() -> None:
     """For a shared state, with what it used and what the service wrote about its keys."""
     attempts = (Attempt("a", "quota_day", 429, 0.5, "", "out"), Attempt("b", None, None, 1.0))
     usage = Usage(7, None, cost_usd=0.25)
-    record = CallRecord(NOW, "m", 1.5, "ok", attempts, usage, True, "w", "1f")
+    record = CallRecord(NOW, "m", 1.5, "ok", attempts, usage, True, "w", "1f", full=("c", "d"))
     text = dump_call(record)
     read = load_call(text)
     assert read._replace(usage=usage) == load_call(text.encode())._replace(usage=usage) == record
@@ -165,6 +167,36 @@ def test_calls_are_counted_by_workload_project_and_model_for_an_hour_and_a_day()
     assert log.shares("model", DAY, NOW + 90_000) == {}
     for span, slot_s, slots in ((HOUR, 60, 60), (DAY, 600, 144)):
         assert (span.numbers(NOW)[-1], len(span.numbers(NOW))) == (NOW // slot_s, slots)
+
+
+def test_who_has_refused_is_counted_by_key_and_model_for_a_day() -> None:
+    """Keys that a limit of our own kept from a call, and requests that got a 429."""
+    log = Log()
+    log.add(call(NOW, ("a", "quota_minute"), ("b", None), full=("c", "d")))
+    log.add(call(NOW, ("a", "quota_minute"), full=("c",), model="n\nn"))
+    log.add(call(NOW, ("a", "quota_minute"), full=("c",), model=""))
+    log.add(call(NOW, ("b", None)))
+    assert log.limits(NOW) == {
+        "a": {"m": Held(0, 1), "n\nn": Held(0, 1)},
+        "c": {"m": Held(1, 0), "n\nn": Held(1, 0)},
+        "d": {"m": Held(1, 0)},
+    }
+    assert log.limits(NOW + 90_000) == {}
+    log.state.add_activity(ActivityRows({f"limits:{day_of(NOW, log.zone)}": {"odd": 1}}, {}))
+    assert "odd" not in log.limits(NOW)
+    large = Log(is_large_pool=True)
+    large.add(call(NOW, ("a", "quota_minute"), full=("c",)))
+    assert large.limits(NOW) == {}
+
+
+def test_models_that_others_answer_are_counted_for_two_days() -> None:
+    """Of yesterday it is known that there were some; a version of the model is none."""
+    log = Log()
+    for by in ("newer", "newer", "m-001", None):
+        log.add(call(NOW, ("a", None), usage=USAGE._replace(model=by)))
+    assert log.answers(NOW) == [Answered("gemini_api", "m", "newer", 2)]
+    assert log.answers(NOW + 86_400) == [Answered("gemini_api", "m", "newer", 0)]
+    assert log.answers(NOW + 2 * 86_400) == []
 
 
 def test_keys_of_a_large_pool_are_counted_for_an_hour_only() -> None:

@@ -9,6 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
+from keyrot_middleware.telemetry.semconv import conventions_of
 
 HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in str(signature(Meter.create_histogram))
 """Whether this OpenTelemetry takes the buckets of a histogram: 1.30 and newer do."""
@@ -24,10 +25,10 @@ class Point(NamedTuple):
 
 
 class RecordedMetrics:
-    def __init__(self) -> None:
+    def __init__(self, conventions: str = "old") -> None:
         self._reader = InMemoryMetricReader()
         self.provider = MeterProvider([self._reader], shutdown_on_exit=False)
-        self.observer = MetricsObserver("test", self.provider)
+        self.observer = MetricsObserver("test", self.provider, conventions_of(conventions))
 
     def _metrics(self) -> list[Any]:
         data: Any = self._reader.get_metrics_data()

@@ -12,17 +12,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from support.span_tree import format_attribute, format_tree
 
 from keyrot_middleware.errors import raise_internal_errors
+from keyrot_middleware.telemetry.semconv import conventions_of
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
 
 class RecordedSpans:
     """A provider, our observer on it, and what it has recorded so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, conventions: str = "old") -> None:
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider()
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.observer = TracingObserver("test", self.provider)
+        names = conventions_of(conventions)
+        self.observer = TracingObserver("test", self.provider, conventions=names)
         self.tracer = self.provider.get_tracer("the program")
 
     @property
@@ -59,3 +61,9 @@ def traced(caplog: pytest.LogCaptureFixture) -> Iterator[RecordedSpans]:
     assert all(times == 1 for times in ended.values())
     complaints = [r for r in caplog.get_records("call") if r.name.startswith("opentelemetry")]
     assert [record.getMessage() for record in complaints if record.levelno > logging.INFO] == []
+
+
+@pytest.fixture
+def spans_of() -> type[RecordedSpans]:
+    """Return what records the spans of some conventions."""
+    return RecordedSpans

@@ -4,19 +4,24 @@ import asyncio
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.otel import HAS_BUCKETS, RecordedMetrics
 from support.replies import GoogleError, invalid
-from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, minute
+from support.scripted_pool import INFO, OK, USAGE, Chunks, ScriptedPool, failure, minute
 
 from keyrot_middleware.core.activity import Attempt, CallRecord
-from keyrot_middleware.core.model import Usage
+from keyrot_middleware.core.commands import Done
+from keyrot_middleware.core.model import Limits, Usage
 from keyrot_middleware.monitoring.levels import Levels
 from keyrot_middleware.telemetry.metrics import METRICS
+from keyrot_middleware.telemetry.semconv import conventions_of
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
+WRITTEN = USAGE._replace(details=(("cache_write_tokens", 3),))
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
 
@@ -36,6 +41,9 @@ def names_of(heading: str) -> set[str]:
 
 @pytest.fixture
 def everything(traced: Any) -> Any:
+    both = TracingObserver("test", traced.provider, conventions=conventions_of("both"))
+    traced.observer = both
+    ScriptedPool([both], script={"flash_01": [Done("answer", WRITTEN)]}).run()
     _stream_after_a_cooldown(traced)
     _without_a_state(traced)
     _exhausted(traced)
@@ -103,7 +111,7 @@ def test_outcomes() -> None:
 
 def test_metrics() -> None:
     """Each metric is emitted as its row says: kind, unit and attributes; and no other is."""
-    metered = RecordedMetrics()
+    metered = RecordedMetrics("both")
     _everything(metered)
     seen = metered.collect()
     table = {named(row[0])[0]: row[1:3] for row in rows("Metrics") if len(row) == 4}
@@ -139,10 +147,20 @@ def _everything(metered: RecordedMetrics) -> None:
             scripted.run(INFO._replace(workload="night"))
     for _ in range(4):
         scripted.run()
+    wrote = Done("answer", WRITTEN)
+    scripted.script = {key_id: [wrote] for key_id in scripted.pool.selector.keys}
+    scripted.run()
+    selector = scripted.pool.selector
+    keys = [replace(one, limits=Limits(rpm=9), expires=9e9) for one in selector.keys.values()]
+    selector.update(keys)
+    for _ in range(9):
+        with suppress(Exception):
+            scripted.run()
     metered.observer.register_gauges(Levels(scripted.pool).read)
     metered.observer.observe(INFO._replace(models_tried=("gemini-3.1-pro-preview",)))
     watch = metered.observer.observe(INFO)
     assert watch is not None
     sent = Attempt("a", None, None, 0.1)
-    record = CallRecord(0.0, "m", 0.1, "abandoned", (sent,), Usage(1, 1, model="m"))
+    usage, full = Usage(1, 1, model="m"), ("b",)
+    record = CallRecord(0.0, "m", 0.1, "abandoned", (sent,), usage, full=full)
     watch.finish(asyncio.CancelledError(), record)

@@ -315,8 +315,10 @@ class Ledger:
         """
         model, buckets = info.quota_model, self._records.buckets
         bucket = buckets.get(model) or model
-        if not info.replaced_by or not model:
+        if not info.replaced_by:
             return bucket, ""
+        if not model:
+            return "", ""
         of_both = buckets.get(info.replaced_by) or info.replaced_by
         return of_both, "" if bucket == of_both else bucket
 
@@ -353,7 +355,8 @@ class Ledger:
     ) -> tuple[QuotaWindows, Limits, Block | None]:
         """Return what is used of a key's quota, its limits, and what blocks it the longest."""
         name = quota_name(key.project, bucket)
-        quota = self._quota(name, now)
+        quota = self._records.quotas.get(name) or QuotaWindows()
+        quota.advance(now, self._policy.zone)
         limits, block, terms = self._limits(key, name, now), None, info.terms
         if self._records.cooldowns:
             block = self._cooldown_block(key, bucket, info.verb, now)

@@ -281,7 +281,7 @@ class Pool:
         """Return a call as the state counts it, with what it may cost if a key has a budget."""
         now = self.clock.time()
         counted = self.models.bounded(info, now)
-        if by := providers.replaced_by(info.platform, counted.model):
+        if by := providers.of(info.platform).replaced.get(counted.model):
             counted = counted._replace(replaced_by=by)
         if not self.selector.has_budgets and (info.terms or Terms()).usd == NO_BUDGET:
             return counted

@@ -185,9 +185,10 @@ class _Rotating:
             return
         try:
             with alone_with(path, key_id) as file:
-                text = with_expires(file.read_text("utf-8-sig"), key_id, expires)
+                # In bytes: the ends of its lines, and a mark of the byte order, stay as they are.
+                text = with_expires(file.read_bytes().decode(), key_id, expires)
                 if text is not None:
-                    write_file(file, Secret(text.rstrip()))
+                    write_file(file, Secret(text))  # with one line end
             problem = "it has another form than this command writes" if text is None else ""
         except SecretError as error:
             problem = str(error)

@@ -834,7 +834,8 @@ def lines_of_ends(rows: Iterable[Row], now: float) -> list[str]:
     found.sort(key=lambda key: key.expires or 0.0)
     lines = [f"Key {key.key_id} {how_it_ends(key, now)}." for key in found[:SENTENCES]]
     more = len(found) - SENTENCES
-    return [*lines, f"{plural(more, 'more key')} end within 30 days."] if more > 0 else lines
+    verb = "ends" if more == 1 else "end"
+    return [*lines, f"{plural(more, 'more key')} {verb} within 30 days."] if more > 0 else lines
 
 
 UNUSED_DAYS = 90

@@ -214,6 +214,16 @@ def test_the_new_date_of_a_key_is_written(pool: Pool) -> None:
     )
 
 
+def test_the_ends_of_lines_of_the_file_stay(pool: Pool) -> None:
+    """Those of Windows too, and a byte order mark."""
+    text = b'\xef\xbb\xbf[\r\n  {"key_id": "a"},\r\n  {"key_id": "b"}\r\n]\r\n'
+    (pool.folder / "keys.json").write_bytes(text)
+    new = pool.gemini.add_key("new").value
+    assert pool.rotate("a", "--expires", "2027-06-30", stdin=new).returncode == 0
+    after = text.replace(b'"a"', b'"a", "expires": "2027-06-30"')
+    assert (pool.folder / "keys.json").read_bytes().rstrip() == after.rstrip()
+
+
 def test_the_date_of_the_old_value_does_not_stay(pool: Pool) -> None:
     """Where nothing says when the new one ends: it would warn of a value that is not there."""
     with_date(pool)

@@ -92,7 +92,7 @@ def test_status_says_it_and_that_a_key_is_not_used() -> None:
         "Key b ends",
         "Key a ends",
     ]
-    assert "1 more key end within 30 days." in lines
+    assert "1 more key ends within 30 days." in lines
     rig.call(INFO)
     rig.clock.advance(91 * DAY_S)
     lines = pool_health(rig.pool)[1]

@@ -282,15 +282,20 @@ class Ledger:
     def count(self, lease: Lease, now: float) -> None:
         """Count a lease that another state has granted."""
         name, found = quota_name(lease.project, lease.bucket), lease.reservation
-        old = found.old_bucket if isinstance(found, Reservation) else ""
-        for one in (name, quota_name(lease.project, old)) if old else (name,):
-            quota = self._quota(one, now)
-            quota.reserve(lease.requests, lease.tokens, now)
-            self._records.quotas[one] = quota
-        for part in found.parts if isinstance(found, Reservation) else ():
+        self._count_in(name, lease, now)
+        if not isinstance(found, Reservation):
+            return
+        if found.old_bucket:
+            self._count_in(quota_name(lease.project, found.old_bucket), lease, now)
+        for part in found.parts:
             counted = self._part(name, part, now)
             counted.reserve(lease.requests, lease.tokens, now)
             self._records.quotas[part_name(name, part)] = counted
+
+    def _count_in(self, name: str, lease: Lease, now: float) -> None:
+        quota = self._quota(name, now)
+        quota.reserve(lease.requests, lease.tokens, now)
+        self._records.quotas[name] = quota
 
     def get_blocks(
         self, info: CallInfo, candidates: Iterable[Candidate], now: float

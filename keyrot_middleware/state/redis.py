@@ -327,14 +327,14 @@ class RedisState(State):
     def _acquire(
         self, info: CallInfo, candidates: RankedCandidates, *, strategy: Strategy
     ) -> Lease | Unavailable:
-        terms = f',"terms":{_json(_terms(info.terms))}' if info.terms and info.requests else ""
-        by = info.replaced_by and info.quota_model and info.replaced_by
-        replaced = f',"replaced_by":{_text(by)}' if by else ""
+        extra = f',"terms":{_json(_terms(info.terms))}' if info.terms and info.requests else ""
+        if info.replaced_by and info.quota_model:
+            extra += f',"replaced_by":{_text(info.replaced_by)}'
         call = (
             f'{{"model":{_text(info.quota_model)},"verb":{_text(info.verb)}'
             f',"requests":{info.requests},"tokens":{info.tokens},"strategy":"{strategy}"'
             f',"input_cost":{info.input_cost},"longest_cost":{info.longest_cost}'
-            f'{terms}{replaced},"keys":{self._offer(candidates)}}}'
+            f'{extra},"keys":{self._offer(candidates)}}}'
         )
         now, _, reply, _ = self._decide([], call)
         found, at = _decode(reply.decode()), now - self._skew
@@ -356,7 +356,7 @@ class RedisState(State):
             found["reserved"],
             found["period"],
             info.terms.parts if info.terms and info.requests else (),
-            found.get("old_bucket") or "",
+            found.get("old_bucket", ""),
         )
         more = {"probe": found["probe"], "purses": tuple(found["purses"]), "refused": blocks}
         return key.lease(info, found["bucket"], at, reservation=reservation, **more)
@@ -410,10 +410,11 @@ class RedisState(State):
         found, row = lease.reservation, dict[str, Any]()
         if lease.probe:
             row["probe"] = True
-        if isinstance(found, Reservation) and found.parts:
-            row["parts"] = found.parts
-        if isinstance(found, Reservation) and found.old_bucket:
-            row["old_bucket"] = found.old_bucket
+        if isinstance(found, Reservation):
+            if found.parts:
+                row["parts"] = found.parts
+            if found.old_bucket:
+                row["old_bucket"] = found.old_bucket
         if lease.purses:
             cost = outcome.usage.cost_usd
             row |= {"purses": lease.purses, "cost": None if cost is None else nano_usd(cost)}

@@ -12,8 +12,13 @@ from typing import NamedTuple
 
 MAX_LENGTH = 200
 """Of a name that is counted: what is longer is no name of a model."""
-_VERSION = re.compile(r"[-@](?:v?\d{3,4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2}|\d{2}-\d{4})$")
-"""What stands for a version of the same model: `-001`, `-0709`, `-20250929`, `-2024-08-06`."""
+_VERSION = re.compile(
+    r"[-@](?:0|latest|v?\d{3,4}|\d{6}|\d{8}(?:-v\d)?|\d{4}-\d{2}-\d{2}|\d{2}-\d{4})$"
+)
+"""What stands for a version of the same model: `-0`, `-latest`, `-001`, `-0709`, `-20250929`,
+`-2024-08-06`."""
+_OWN = ("tunedModels", "endpoints", "openrouter")
+"""What stands before a name that a user, or a router, has given to what another model answers."""
 
 
 class Answered(NamedTuple):
@@ -41,15 +46,24 @@ def is_other_model(requested: str, answered: str | None) -> bool:
 
 
 def is_alias(model: str) -> bool:
-    """Return whether a name stands for a model that its provider chooses: `…-latest`, `…/auto`."""
-    name = model.rpartition("/")[2].lower()
-    return name.endswith("latest") or name == "auto"
+    """Return whether a name stands for a model that its provider chooses, or its user has tuned.
+
+    Such are `…-latest`, `…/auto`, `openrouter/…`, `tunedModels/…` and `…/endpoints/…`.
+    """
+    *before, name = model.split("/")
+    is_own = bool(before) and before[-1] in _OWN
+    return is_own or name.lower().endswith("latest") or name.lower() == "auto"
 
 
-def _plain(model: str) -> str:
-    """Return the name without publisher, variant and version, in lower case."""
+def _plain(model: str) -> tuple[list[str], list[str]]:
+    """Return the words of a name, sorted, and its numbers in their order.
+
+    Without publisher, variant and version: `claude-3.7-sonnet` and `claude-sonnet-3-7` are one.
+    """
     name = model.rpartition("/")[2].partition(":")[0].lower()
-    return _VERSION.sub("", name) or name
+    parts = re.split(r"[-._]", _VERSION.sub("", name) or name)
+    numbers = [part for part in parts if part.isdigit()]
+    return sorted(part for part in parts if not part.isdigit()), numbers
 
 
 def answer_entry(platform: str, model: str, by: str) -> str:

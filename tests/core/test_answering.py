@@ -21,6 +21,9 @@ from keyrot_middleware.core.answering import (
         ("gpt-4o", "gpt-4o-mini-2024-07-18"),
         ("claude-opus-4", "claude-opus-4-1"),
         ("openai/gpt-5", "openai/gpt-5-mini"),
+        ("gpt-3.5", "gpt-5.3"),
+        ("deepseek-v3", "deepseek-v4"),
+        ("openrouter/openai/gpt-5", "openai/gpt-5-mini"),
         ("<b>gpt-5</b>\n", "x"),
     ],
 )
@@ -42,8 +45,16 @@ def test_another_model_is_news(requested: str, answered: str) -> None:
         ("mistral-small-2506", "mistral-small"),
         ("openai/gpt-5:free", "gpt-5"),
         ("GPT-5", "gpt-5"),
+        ("claude-opus-4-0", "claude-opus-4-20250514"),
+        ("claude-3-5-haiku-20241022", "claude-3-5-haiku-latest"),
+        ("anthropic/claude-3.7-sonnet", "claude-3-7-sonnet-20250219"),
+        ("claude-sonnet-3.7", "claude-3-7-sonnet"),
+        ("anthropic.claude-3-5-sonnet", "anthropic.claude-3-5-sonnet-20241022-v2:0"),
         ("gemini-flash-latest", "gemini-3.8-flash"),
         ("openrouter/auto", "anthropic/claude-opus-5"),
+        ("openrouter/fusion", "anthropic/claude-opus-5"),
+        ("tunedModels/my-model", "gemini-2.5-flash"),
+        ("projects/p/locations/l/endpoints/123", "gemini-2.5-flash"),
         ("", "gemini-3.8-flash"),
         ("gemini-3.8-flash", ""),
         ("gemini-3.8-flash", None),
@@ -52,7 +63,7 @@ def test_another_model_is_news(requested: str, answered: str) -> None:
     ],
 )
 def test_the_same_model_in_other_words_is_none(requested: str, answered: str | None) -> None:
-    """A number, a date, a publisher, an alias; and what is no name of a model."""
+    """A version, a publisher, another order, an alias, one's own model; and what is no name."""
     assert not is_other_model(requested, answered)
 
 

@@ -138,6 +138,29 @@ def test_what_its_own_calls_have_found_holds_in_an_outage(
     lease_of(state, A)
 
 
+def test_both_names_of_a_model_that_it_has_sent_count_in_an_outage(
+    state: FallbackState, shared: Faulty
+) -> None:
+    """That of the model that answers, and the old one, as before."""
+    old = INFO._replace(model="gemini-2.5-flash", replaced_by="gemini-3.5-flash-lite")
+    assert granted(state, FIVE, 3, info=old) == 3
+    shared.cut()
+    assert granted(state, FIVE, 1, info=INFO._replace(model="gemini-3.5-flash-lite")) == 1
+    assert granted(state, FIVE, 1, info=INFO._replace(model="gemini-2.5-flash")) == 1
+    assert granted(state, FIVE, info=old) == 1
+
+
+def test_a_lease_of_a_state_that_reserves_nothing_counts_in_an_outage(
+    state: FallbackState, shared: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one of another distribution, which keeps what it has reserved by itself."""
+    lease = lease_of(shared.inner, FIVE)._replace(reservation=None)
+    monkeypatch.setattr(shared.inner, "_acquire", lambda *_, **__: lease)
+    assert granted(state, FIVE, 3) == 3
+    shared.cut()
+    assert granted(state, FIVE) == 2
+
+
 def test_what_its_own_calls_have_cost_is_spent_in_an_outage(
     state: FallbackState, shared: Faulty
 ) -> None:

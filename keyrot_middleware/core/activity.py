@@ -24,7 +24,6 @@ from .model import DEFAULT_PLATFORM, DEFAULT_ZONE, NANO, NO_USAGE, Usage, nano_u
 from .outcomes import (
     ENDS_KEPT,
     FEW,
-    KEPT_ALONE,
     MINUTE_S,
     SAID_MAX,
     End,
@@ -443,9 +442,13 @@ class ActivityBatch:
         if (end := end_of(record, self.process)) is not None:
             self._add(f"outcomes:{int(record.at // MINUTE_S)}", name, (end.kind,), (1,))
             text = dump_end(end)
-            self._keep(f"lately:{name}", text, ENDS_KEPT)
-            if end.kind in KEPT_ALONE and (end.code or end.failure not in NOT_OFFERED):
-                self._keep(f"last:{end.kind}:{name}", text, FEW)
+            # Calls that got no key say nothing of those that did: they do not push them out.
+            if end.kind == "no_key":
+                self._keep(f"last:no_key:{name}", text, ENDS_KEPT)
+            else:
+                self._keep(f"lately:{name}", text, ENDS_KEPT)
+            if end.kind == "failed" and (end.code or end.failure not in NOT_OFFERED):
+                self._keep(f"last:failed:{name}", text, FEW)
         return end
 
     def _of_requests(self, key_id: str, project: str) -> tuple[str, ...]:
@@ -641,11 +644,12 @@ class ActivityLog:
     def ends(self, pair: Pair) -> list[End]:
         """Return how the last calls of a model and a workload ended, the latest first.
 
-        Behind them are older ones that were not good: many good ones must not hide them.
+        Ten that were sent, ten that got no key, and the last three that failed: many good ones
+        must not hide them.
         """
         name = "\n".join(pair)
         ends = self._rows(f"lately:{name}", load_end)
-        for kind in KEPT_ALONE:
+        for kind in ("failed", "no_key"):
             older = self._rows(f"last:{kind}:{name}", load_end)
             ends += [end for end in older if end not in ends]
         return sorted(ends, key=lambda end: -end.at)

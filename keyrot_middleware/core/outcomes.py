@@ -26,11 +26,11 @@ EndKind = Literal["good", "failed", "refused", "no_key"]
 KINDS: tuple[EndKind, ...] = get_args(EndKind)
 
 ENDS_KEPT = 10
-"""Of the calls of each model and workload: the latest ends."""
+"""Of the calls of each model and workload: the latest ends; as many again of those without a
+key."""
 FEW = 3
 """So many calls that fail are no chance; so many good ones in a row are none. So many of the latest
-ends that were not good are kept of each kind, beside the latest ones."""
-KEPT_ALONE: tuple[EndKind, ...] = ("failed", "no_key")
+ends that failed are kept beside the latest ones."""
 MINUTE_S = 60.0
 QUIET_MIN = 10
 """After so many minutes of good calls a fault is over, and what fails then is another one."""
@@ -140,7 +140,7 @@ def find_failing(ends: Sequence[End], minutes: Minutes, now: float) -> Run | Non
     bad = [end for end in ends if end.kind == "failed"]
     if not bad:
         return None
-    known = [end for end in ends[:ENDS_KEPT] if end.kind != "no_key"]
+    known = _sent(ends)
     fault = _find_fault(minutes, "failed")
     if fault and (fault.bad < FEW or fault.is_over(now)):
         fault = None
@@ -155,6 +155,11 @@ def find_failing(ends: Sequence[End], minutes: Minutes, now: float) -> Run | Non
     run = Run("failed", last.failure, said.code, said.said, *_more(counts, fault), last.at, is_on)
     others = 0 if row else _row(known, "failed") if known else 0
     return run._replace(others=others, process=_process(known, "failed"))
+
+
+def _sent(ends: Sequence[End]) -> list[End]:
+    """Return how the last calls ended that got a key."""
+    return [end for end in ends if end.kind != "no_key"][:ENDS_KEPT]
 
 
 def _more(counts: tuple[float, int, int], fault: _Fault | None) -> tuple[float, int, int]:
@@ -174,7 +179,7 @@ def _count(known: Sequence[End], kind: EndKind) -> tuple[float, int, int]:
 
 def find_refused(ends: Sequence[End]) -> Run | None:
     """Return the calls that are refused, if most of the last ones are; the latest end first."""
-    known = [end for end in ends[:ENDS_KEPT] if end.kind != "no_key"]
+    known = _sent(ends)
     if not is_most(known, "refused"):
         return None
     last = next(end for end in known if end.kind == "refused")
@@ -193,7 +198,8 @@ def find_shortage(ends: Sequence[End], minutes: Minutes, now: float) -> Run | No
     fault = _find_fault(minutes, "no_key")
     if fault and fault.is_over(now, by_time=last.by_time):
         fault = None
-    is_newest, whose = ends[0] is last and not last.by_time, _process(recent, "no_key")
+    meanwhile = [end for end in ends if none[-1].at <= end.at <= last.at]
+    is_newest, whose = ends[0] is last and not last.by_time, _process(meanwhile, "no_key")
     is_recent = last.at > now - (QUIET_S if whose else MINUTE_S)  # the others are good meanwhile
     if not (is_newest or is_recent or fault):
         return None

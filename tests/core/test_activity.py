@@ -28,7 +28,7 @@ from keyrot_middleware.core.activity import (
     share_entry,
 )
 from keyrot_middleware.core.answering import Answered
-from keyrot_middleware.core.model import NO_USAGE, RetryPolicy, Usage
+from keyrot_middleware.core.model import DEFAULT_PLATFORM, NO_USAGE, RetryPolicy, Usage
 from keyrot_middleware.core.outcomes import End, dump_end
 from keyrot_middleware.core.windows import day_of
 from keyrot_middleware.state import MemoryState
@@ -297,6 +297,18 @@ def test_the_end_of_a_call_is_evidence(more: dict[str, Any], expected: End | Non
     """Whatever its class; a model that no key is offered is a failure, no lack of keys."""
     failed = None if not more else "timeout"
     assert end_of(call(NOW, ("a", failed), **more), "h:1") == expected
+
+
+def test_calls_without_a_key_do_not_push_out_those_that_were_sent() -> None:
+    """Ten of each are kept, and many good ones hide neither what failed nor a lack of keys."""
+    log, pair = Log(), Pair(DEFAULT_PLATFORM, "m", "")
+    log.add(call(NOW, ("a", "overloaded"), outcome="failed"))
+    for number in range(12):
+        log.add(call(NOW + 1 + number, ("a", None)))
+    for number in range(12):
+        log.add(call(NOW + 20 + number, outcome="exhausted", block="rpm"))
+    kinds = [end.kind for end in log.ends(pair)]
+    assert kinds == ["no_key"] * 10 + ["good"] * 10 + ["failed"]
 
 
 def test_an_end_quotes_the_service_but_not_a_refused_request() -> None:

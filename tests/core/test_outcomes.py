@@ -201,6 +201,30 @@ def test_what_no_time_ends_is_over_with_a_call_that_got_a_key() -> None:
     assert find_shortage(ends("00+", 100), minutes("0", "", "0", "", "+"), NOW + 600) is None
 
 
+@pytest.mark.parametrize("short", [0, 10])
+def test_calls_without_a_key_say_nothing_of_those_that_got_one(short: int) -> None:
+    """However many there were since: what fails goes on, and what is over stays over."""
+    since, now = ends("0" * short), NOW + 30
+    failed = ends("xxx", now=NOW - 60)
+    found = find_failing([*since, *failed], minutes("xxx", "0" * short), now)
+    assert found is not None and found.is_on
+    over = [*since, *ends("xxx+++++++", now=NOW - 60)]
+    fault = minutes("xxx", "+++", "+++", "++++", "0" * short)
+    assert (run := find_failing(over, fault, now)) is None or not run.is_on
+    refused = find_refused([*since, *ends("rrr", now=NOW - 60)])
+    assert refused is not None and refused.failed == 3
+
+
+def test_a_shortage_is_one_processs_only_if_others_are_served_meanwhile() -> None:
+    """Calls of others that were good before it began say nothing of them."""
+    short, other = ends("000", 10, process="h:1"), ends("+", now=NOW - 90, process="h:2")
+    found = find_shortage([*short, *other], minutes("000"), NOW + 1)
+    assert found is not None and found.process == ""
+    between = ends("+", now=NOW - 15, process="h:2")
+    found = find_shortage(sorted([*short, *between], key=lambda end: -end.at), {}, NOW + 1)
+    assert found is not None and found.process == "h:1"
+
+
 def test_a_workload_that_has_not_called_since_shares_what_fails_for_others() -> None:
     """But not what fails for another workload while its own calls are good."""
     down, mine = (ends("xxxx"), minutes("xxxx")), (ends("+", now=NOW - 900), minutes("+"))

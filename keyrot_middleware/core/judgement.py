@@ -101,6 +101,8 @@ class Judgement(NamedTuple):
     """Keys of others serve it, since its workload's own are out, or the next model does."""
     is_own: bool = False
     """What its workload may use is among what blocks it: others may be served."""
+    next_model: str = ""
+    """The model to which such calls go on, and which serves them; then it is spare too."""
     due: tuple[str, ...] = ()
     """The rejected keys that calls try again now, one each."""
 
@@ -157,6 +159,7 @@ def judge(
         answer = "waits"
     elif due:
         answer = "due"
+    following = ""
     goes_on = answer == "no" and any(one.reason in ABOUT_THE_MODEL for one in blocks.values())
     run = runs.failing
     if run is not None and run.is_on and answer != "no":
@@ -166,10 +169,10 @@ def judge(
     elif answer == "served" and not is_spare and runs.shortage is not None and runs.shortage.is_on:
         answer, end = "due", "success"
     if goes_on and next_model and ANSWERS.index(next_model.answer) > ANSWERS.index(answer):
-        answer, is_spare = next_model.answer, True
+        answer, is_spare, following = next_model.answer, True, next_model.model
     head = info.model, info.workload, answer, len(able), len(keys)
     is_own = any(one.note for one in out.values())
-    return Judgement(*head, first, block, end, runs, is_spare, is_own, tuple(due))
+    return Judgement(*head, first, block, end, runs, is_spare, is_own, following, tuple(due))
 
 
 def first_block(blocks: Mapping[str, Block]) -> Block | None:

@@ -53,7 +53,8 @@ from .view import (
     Look,
     Row,
     clock,
-    how_it_ends,
+    counts_as,
+    end_of,
     limit_windows,
     model_label,
     notice_of,
@@ -324,26 +325,37 @@ class Alerts(CallObserver):
     def _report_end(self, fact: Fact, now: float) -> None:
         """Report an end; that of a refusal by a person, after which nothing has succeeded, as such.
 
-        That one keeps its reason.
+        That one keeps its reason, and says what the person has done.
         """
         event, text = _ENDS[fact.event]
         lasted = remaining(now - fact.since).removeprefix("in ")
         text = f"{fact.what} {text}, after {lasted}"
         by_person = fact.event in _REFUSALS and self._successes(fact) <= fact.successes
         if by_person:
-            text = f"a person reset, replaced or removed {fact.what}, after {lasted}; {_NEXT_CALL}"
+            rows, more = self._rows_of(fact), ""
+            if not rows:
+                verb = "removed"
+            elif all(row.overall.state == "disabled" for row in rows):
+                verb = "switched off"
+            else:
+                verb, more = "reset or replaced", f"; {_NEXT_CALL}"
+            text = f"a person {verb} {fact.what}, after {lasted}{more}"
         gone = fact._replace(until=None, command="", reason=fact.reason if by_person else None)
         self._send_event(gone, event, text)
 
     def _successes(self, fact: Fact) -> int:
         """Return how many requests succeeded with the keys that a refusal is about."""
-        if fact.event not in _REFUSALS or fact.reason is None:
-            return 0
-        rows = self._report.look().rows
-        if fact.reason in KEY_REJECTIONS:
+        return sum(row.known.success_count for row in self._rows_of(fact))
+
+    def _rows_of(self, fact: Fact) -> list[Row]:
+        """Return the keys that a refusal is about."""
+        reason = fact.reason
+        if fact.event not in _REFUSALS or reason is None:
+            return []
+        rows: Sequence[Row] = self._report.look().rows
+        if reason in KEY_REJECTIONS:
             rows = [row for row in rows if row.key.key_id == fact.key_id]
-        mine = (row for row in rows if whom(row.key, fact.reason or "") == fact.what)
-        return sum(row.known.success_count for row in mine)
+        return [row for row in rows if whom(row.key, reason) == fact.what]
 
     def _is_end_reported(self, fact: Fact, now: float) -> bool:
         """Return whether the beginning was reported, and it is known to have ended."""
@@ -539,11 +551,11 @@ def _of_replies(one: JudgedReplies, able: Collection[str]) -> Fact:
 def _of_end(row: Row, now: float) -> Iterator[Fact]:
     """Yield that a key ends within 30, 7 or 1 days, or has ended: each is a fact of its own."""
     key, days = row.key, notice_of(row.key, now)
-    if days is None or row.known.rejection is not None:
+    if days is None:
         return
     what = f"key {key.key_id} within {days} days" if days else f"key {key.key_id} since its end"
-    text = f"key {key.key_id} {how_it_ends(key, now)}"
-    yield Fact("key_expires", what, text, key.key_id, command=f"keyrot rotate {key.key_id}")
+    command = f"keyrot rotate {key.key_id}"
+    yield Fact("key_expires", what, end_of(row, now), key.key_id, command=command)
 
 
 def _of_key(row: Row, now: float, zone: str) -> Iterator[Fact]:
@@ -552,7 +564,7 @@ def _of_key(row: Row, now: float, zone: str) -> Iterator[Fact]:
     yield from _of_end(row, now)
     project, key_id = project_name(key.project) or key.key_id, key.key_id
     midnight, month_end = next_midnight(now, zone), next_month(now, zone)
-    if (why := known.rejection) is not None:
+    if (why := known.rejection) is not None and here.state != "disabled":
         is_own = why in KEY_REJECTIONS
         event: EventName = "key_rejected" if is_own else "project_blocked"
         verb = "rotate" if why in ENDED_BY_VALUE else "reset"
@@ -566,7 +578,7 @@ def _of_key(row: Row, now: float, zone: str) -> Iterator[Fact]:
             command = "keyrot status"
             yield Fact("budget_reached", what, text, key_id, reason, end, command=command)
     for used in known.used:
-        if provider_of(key.platform).replaced.get(used.bucket):
+        if counts_as(key, used.bucket) != used.bucket:
             continue  # it counts with the model that answers it
         ratio = parts(key, used).get("rpd", 0.0)
         if ratio >= QUOTA_SHARE:

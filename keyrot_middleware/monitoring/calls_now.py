@@ -43,7 +43,24 @@ def judge_calls(
     Returns:
         The worst first.
     """
-    judged, log = dict[Pair, Judgement](), activity.read()
+    log = activity.read()
+    judge_pair = judge_of(state, selector, log, settings, rejected, now=now)
+    judged_pairs = [(judge_pair(pair), calls) for pair, calls in log.pairs(now).items()]
+    shown = [here for here, calls in judged_pairs if calls or here.answer != "served"]
+    return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))
+
+
+def judge_of(
+    state: State,
+    selector: Selector,
+    log: ActivityLog,
+    settings: CallSettings,
+    rejected: Mapping[str, str],
+    *,
+    now: float,
+) -> Callable[[Pair], Judgement]:
+    """Return what judges calls of a model and a workload, and of the next models of its chain."""
+    judged = dict[Pair, Judgement]()
     runs, pairs = read_runs(log, now), log.pairs(now)
 
     def one(pair: Pair, *before: Pair) -> Judgement:
@@ -66,9 +83,7 @@ def judge_calls(
             )._replace(keys=len(keys))
         return judged[pair]
 
-    judged_pairs = [(one(pair), calls) for pair, calls in pairs.items()]
-    shown = [here for here, calls in judged_pairs if calls or here.answer != "served"]
-    return sorted(shown, key=lambda here: (ANSWERS.index(here.answer), not here.is_spare))
+    return one
 
 
 def read_runs(log: ActivityLog, now: float) -> Callable[[Pair, Iterable[Pair]], Runs]:

@@ -71,10 +71,10 @@ def _used_ratio(row: view.Row, _now: float) -> Iterator[Level]:
 
 def _peak_ratio(row: view.Row, _now: float) -> Iterator[Level]:
     """Yield the used share of a limit in the fullest minute of today, by model."""
-    for used in row.known.used:
-        fullest = view.fullest_minute(row.key, used)
+    for model in (used.bucket for used in row.known.used):
+        fullest = view.fullest_minute(row.key, view.used_of(row.key, row.known, model))
         if fullest and fullest["of"]:
-            labels = _of_quota(row, used.bucket, fullest["limit"])
+            labels = _of_quota(row, model, fullest["limit"])
             yield fullest["used"] / fullest["of"], labels
 
 

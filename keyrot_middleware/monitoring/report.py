@@ -72,8 +72,8 @@ from ..settings import TRACE_ID
 from ..state import State
 from ..state.base import OtherVersionError
 from . import view
-from .calls_now import judge_calls, read_runs
-from .view import HealthStatus, Look, Row, clock, iso, sentence_of
+from .calls_now import judge_calls, judge_of, read_runs
+from .view import HealthStatus, Look, Row, clock, iso, model_label, sentence_of
 
 FRESH_S = 1.0
 """How long the keys are not read again: each open page of ten thousand keys reads every 2 s."""
@@ -280,8 +280,20 @@ class PoolReport:
         log = self.activity.read()
         pair = Pair(platform, info.model, workload)
         runs = read_runs(log, now)(pair, log.pairs(now))
-        wait_s = settings.wait_s
-        judged = judge(info, keys, blocks, now=now, rejected=rejected, runs=runs, wait_s=wait_s)
+        following, next_model = settings.next_models.get(info.model), None
+        if following and following != info.model:
+            judge_pair = judge_of(self.state, selector, log, settings, rejected, now=now)
+            next_model = judge_pair(pair._replace(model=following))
+        judged = judge(
+            info,
+            keys,
+            blocks,
+            now=now,
+            rejected=rejected,
+            runs=runs,
+            wait_s=settings.wait_s,
+            next_model=next_model,
+        )
         able = [one for one in order if one[1].key_id not in blocks.keys() | rejected.keys()]
         next_keys = self._next_keys(able, counted, selector)
         place = {key.key_id: group + 1 for group, key in order}
@@ -322,6 +334,7 @@ class PoolReport:
             "workload": info.workload,
             "at": iso(now),
             "key_id": next_keys[0] if next_keys else None,
+            "next_model": judged.next_model or None,
             "answer": judged.answer,
             "sentence": sentence,
             "keys": key_rows,
@@ -704,6 +717,9 @@ _WOULD = {
 
 def _verdict(next_keys: list[str], one: Judgement, now: float) -> str:
     about = f"A call to {one.model}" if one.model else "A call"
+    if one.next_model and not next_keys:
+        why = sentence_of(one._replace(next_model=""), now)
+        return f"{about} would go on to {model_label(one.next_model)} now. {why}"
     if not next_keys:
         return f"{about} {_WOULD.get(one.answer, 'would get no key')} now. {sentence_of(one, now)}"
     text = f"key {next_keys[0]}"

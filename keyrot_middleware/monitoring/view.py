@@ -313,7 +313,7 @@ def _models(row: Row) -> Iterable[str]:
 
 
 def _usage(row: Row, model: str) -> ModelUsage:
-    here, used = row.models.get(model, row.overall), used_of(row.known, model)
+    here, used = row.models.get(model, row.overall), used_of(row.key, row.known, model)
     windows = limit_windows(row.key, used)
     learned, held = used.limits.part(row.key.use)._asdict(), row.held.get(model, Held())
     usage = {
@@ -335,10 +335,16 @@ def _usage(row: Row, model: str) -> ModelUsage:
     return cast(ModelUsage, usage)
 
 
-def used_of(known: KeyHealth, model: str) -> Used:
-    """Return what the project of a key has used of a model."""
-    found = (used for used in known.used if used.bucket == model)
-    return next(found, Used(model, 0, 0, 0))
+def counts_as(key: Candidate, model: str) -> str:
+    """Return the model in whose limits the requests of a key for a model count."""
+    return providers.replaced_by(key.platform, model) or model
+
+
+def used_of(key: Candidate, known: KeyHealth, model: str) -> Used:
+    """Return what the project of a key has used of a model, or of the one that answers for it."""
+    counted = counts_as(key, model)
+    found = (used for used in known.used if used.bucket == counted)
+    return next(found, Used(counted, 0, 0, 0))
 
 
 def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dict[str, float]:
@@ -358,7 +364,8 @@ def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dic
     for row in rows if len(rows) <= LARGE_POOL else ():
         name = project_name(row.key.project) or row.key.key_id
         for model in {*row.models, *(used.bucket for used in row.known.used)}:
-            quotas.setdefault(model, {}).setdefault(quota_entry(name, model), []).append(row)
+            entry = quota_entry(name, counts_as(row.key, model))
+            quotas.setdefault(model, {}).setdefault(entry, []).append(row)
     entries = [name for names in quotas.values() for name in names]
     counts = activity.read().last_hour(entries, now) if entries else {}
 
@@ -382,7 +389,7 @@ def forecast(rows: Sequence[Row], activity: ActivityRecorder, now: float) -> dic
 
 
 def _left_today(row: Row, model: str) -> float:
-    day = limit_windows(row.key, used_of(row.known, model))["rpd"]
+    day = limit_windows(row.key, used_of(row.key, row.known, model))["rpd"]
     return inf if day["limit"] is None else max(day["limit"] - day["used"], 0)
 
 
@@ -394,8 +401,9 @@ def _serves_before(end: float, here: Availability | None) -> bool:
 
 def utilization(row: Row) -> Iterator[tuple[str, str, float]]:
     """Yield the used share of each known limit: model, or "" for a budget, limit, share."""
-    for used in row.known.used:
-        yield from ((used.bucket, name, part) for name, part in parts(row.key, used).items())
+    for model in (used.bucket for used in row.known.used):
+        shares = parts(row.key, used_of(row.key, row.known, model))
+        yield from ((model, name, part) for name, part in shares.items())
     for reason, limit, spent in zip(USD_REASONS, row.key.usd, row.known.spent, strict=True):
         if limit is not None:
             yield "", reason, (spent or 0) / limit
@@ -455,10 +463,9 @@ class Left(TypedDict):
 
 def left_of(row: Row, model: str, now: float, zone: str) -> dict[str, Left | None]:
     """Return what is left of each limit of a key for a model; None: no limit is known."""
-    counted = providers.replaced_by(row.key.platform, model) or model
     ends = {"rpd": iso(next_midnight(now, zone))}
     left: dict[str, Left | None] = {}
-    for name, one in limit_windows(row.key, used_of(row.known, counted)).items():
+    for name, one in limit_windows(row.key, used_of(row.key, row.known, model)).items():
         limit, until = one["limit"], ends.get(name) or iso(next_minute(now - GUARD_S))
         rest = None if limit is None else max(limit - one["used"], 0)
         left[name] = None if rest is None else {"limit": limit, "left": rest, "until": str(until)}
@@ -495,7 +502,7 @@ def least_used(keys: Sequence[Candidate], known: Mapping[str, KeyHealth], model:
     """Return the keys of whose scarcest limit least is used; see `QuotaWindows.utilization`."""
     shares = {}
     for key in keys:
-        used = used_of(known[key.key_id], model)
+        used = used_of(key, known[key.key_id], model)
         per_weight = used.requests_minute / key.weight
         shares[key.key_id] = max(parts(key, used).values(), default=per_weight)
     return [key_id for key_id, share in shares.items() if share == min(shares.values())]
@@ -628,11 +635,11 @@ def sentence_of(one: Judgement, now: float) -> str:
     who, of = (one_line(one.workload), f" for {model}") if one.workload else (model, "")
     if (text := _of_calls(one, of, now)) is not None:
         pass
-    elif one.is_spare and one.able:
+    elif one.is_spare and one.able and not one.next_model:
         text = f"none of its own keys{of}{_end(one, now)}; it uses those of others"
     elif one.answer == "served" and not one.is_spare:
         text = f"{of_all(one.able, one.keys, 'key')}{of}"
-    elif one.answer == "due":
+    elif one.answer == "due" and not one.next_model:
         text = f"only {one.key_id} is left{of}, which was refused; the next call tries it again"
         if len(one.due) > 1:
             text = f"only refused keys are left{of}, {_names(one.due)}; each call tries one again"
@@ -640,8 +647,10 @@ def sentence_of(one: Judgement, now: float) -> str:
         text = f"no key may serve it{of}"
     else:
         what = {"waits": "calls wait for a key", "busy": "each key is in use"}
+        what = {} if one.next_model else what  # the answer is that of the next model
         text = f"{what.get(one.answer, 'no key')}{of}{_end(one, now)}"
-    return f"{who}: {text}{'; the next model serves it' if one.is_spare and not one.able else ''}."
+    goes_on = f"; calls go on to {model_label(one.next_model)}" if one.next_model else ""
+    return f"{who}: {text}{goes_on}."
 
 
 def _of_calls(one: Judgement, of: str, now: float) -> str | None:
@@ -655,7 +664,7 @@ def _of_calls(one: Judgement, of: str, now: float) -> str | None:
     if one.answer == "due" and one.able and shortage is not None:
         text = f"{_how_many(shortage, of)} {_verb(shortage)}{_since(shortage, now)}"
         return f"{text}: {_how(shortage)}; the next call tries again"
-    if one.answer == "no" and failing is not None and failing.is_on:
+    if failing is not None and failing.is_on and (one.answer == "no" or one.next_model):
         text = f"{_how_many(failing, of)} failed{_since(failing, now)}: {_how(failing)}"
         at = one.block.until if one.block is not None else inf
         return f"{text}; tried again at {clock(at, now)}" if isfinite(at) else text
@@ -817,22 +826,34 @@ def notice_of(key: Candidate, now: float) -> int | None:
     return 0 if left <= 0 else next((n for n in NOTICE_DAYS if left <= n * DAY_S), None)
 
 
-def how_it_ends(key: Candidate, now: float) -> str:
-    """Say when a key that has a date ends, or that it has: what follows its name in a sentence."""
+def how_it_ends(key: Candidate, now: float, *, is_refused: bool = False) -> str:
+    """Say when a key that has a date ends, or that it has: what follows its name in a sentence.
+
+    Args:
+        key: The key.
+        now: Epoch seconds.
+        is_refused: Its provider rejects it already.
+    """
     at = key.expires or 0.0
     is_day = at % DAY_S == 0  # the last one is the day before
     written = f"{utc(at - 1):%Y-%m-%d}" if is_day else f"{utc(at):%Y-%m-%d %H:%M} UTC"
     if at > now:
         return f"ends on {written}, {remaining(at - now)}"
-    title = providers.of(key.platform).title
-    return f"ended on {written}, as keys.json says; it is used until {title} refuses it"
+    goes_on = f"; it is used until {providers.of(key.platform).title} refuses it"
+    return f"ended on {written}, as keys.json says{'' if is_refused else goes_on}"
+
+
+def end_of(row: Row, now: float) -> str:
+    """Say when a key that has a date ends, or that it has, in a sentence without its end."""
+    ends = how_it_ends(row.key, now, is_refused=row.known.rejection is not None)
+    return f"key {row.key.key_id} {ends}"
 
 
 def lines_of_ends(rows: Iterable[Row], now: float) -> list[str]:
     """Say which keys end within a month, or have ended; the first one first."""
-    found = [row.key for row in rows if notice_of(row.key, now) is not None]
-    found.sort(key=lambda key: key.expires or 0.0)
-    lines = [f"Key {key.key_id} {how_it_ends(key, now)}." for key in found[:SENTENCES]]
+    found = [row for row in rows if notice_of(row.key, now) is not None]
+    found.sort(key=lambda row: row.key.expires or 0.0)
+    lines = [f"K{end_of(row, now)[1:]}." for row in found[:SENTENCES]]
     more = len(found) - SENTENCES
     verb = "ends" if more == 1 else "end"
     return [*lines, f"{plural(more, 'more key')} {verb} within 30 days."] if more > 0 else lines

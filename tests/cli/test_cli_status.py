@@ -264,6 +264,23 @@ def test_explain_shows_which_key_a_call_would_get(keyrot: Keyrot, service: Servi
     assert [key["position"] for key in found["keys"]][:2] == [1, 2]
 
 
+def test_explain_goes_on_to_the_next_model_as_a_call_does(keyrot: Keyrot, service: Service) -> None:
+    """Its keys are used up for the first one, and serve the second: that call does not fail."""
+    first, then = INFO.model, "next-model"
+    for key_id in ("idle_01", "used_01"):
+        service.fail(key_id, "quota_day", Scope.PROJECT_MODEL, time.time() + 3_600)
+    env = {**service.env, "GEMINI_KEY_idle_01": "FAKE-value-of-idle_01"}
+    assert keyrot("explain", first, **env).returncode == 1
+    env["KEYROT_FALLBACK_MODELS"] = f"{first}>{then}"
+    ran = keyrot("explain", first, **env)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    text = " ".join(ran.stdout.split())
+    assert text.startswith(f"A call to {first} would go on to {then} now. {first}: no key")
+    found = json.loads(keyrot("explain", first, "--json", **env).stdout)
+    assert (found["key_id"], found["next_model"], found["answer"]) == (None, then, "served")
+    assert json.loads(keyrot("explain", then, "--json", **env).stdout)["next_model"] is None
+
+
 @pytest.mark.parametrize("lists", ["with prices", "without prices"])
 def test_explain_doubts_a_model_that_nothing_knows(
     keyrot: Keyrot, service: Service, hide: Callable[[str], dict[str, str]], lists: str

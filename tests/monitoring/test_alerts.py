@@ -42,6 +42,7 @@ from keyrot_middleware.core.wording import utc
 from keyrot_middleware.errors import EVENTS, ConfigError, PoolEvent
 from keyrot_middleware.monitoring import alerts
 from keyrot_middleware.monitoring.alerts import Receiver, open_receivers
+from keyrot_middleware.monitoring.report import source_of
 from keyrot_middleware.state.fallback import PAUSE_S
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -174,14 +175,36 @@ def test_what_a_person_ends_is_not_reported_as_a_success(reply: Any) -> None:
     assert pool.look() == [(AGAIN, "a")]
     whom = "key a" if event == "key_rejected" else "project a"
     assert pool.sentence == (
-        f"pool test: a person reset, replaced or removed {whom}, after 20 min; the next call shows "
-        "whether it works."
+        f"pool test: a person reset or replaced {whom}, after 20 min; the next call shows whether "
+        "it works."
     )
     assert sent_as(pool.events.all[-1]) == "warning"
     assert pool.call(reply) == [(event, "a")]
     pool.rig.pool.reset("a")
     assert pool.call(sleep=700) == [(AGAIN, "a")]
     assert sent_as(pool.events.all[-1]) == "success"
+
+
+@pytest.mark.parametrize("reply", [expired(), denied()])
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_refused_key_that_a_person_takes_away_is_not_promised_to_work(
+    reply: Any, is_removed: bool
+) -> None:
+    """Switched off, or out of keys.json: no next call shows whether it works."""
+    pool = Watched(key("a"), key("b"))
+    ((event, _),) = pool.call(reply)
+    pool.rig.clock.sleep(1_200)
+    if is_removed:
+        pool.rig.pool.configured = [key("b")]
+        pool.rig.pool.selector.update([key("b")])
+    else:
+        source_of(pool.rig.pool).set_active("a", False)
+    pool.events.take()
+    assert pool.look() == [(AGAIN, "a")]
+    whom = "key a" if event == "key_rejected" else "project a"
+    verb = "removed" if is_removed else "switched off"
+    assert pool.sentence == f"pool test: a person {verb} {whom}, after 20 min."
+    assert sent_as(pool.events.all[-1]) == "warning"
 
 
 def sent_as(event: PoolEvent) -> str:

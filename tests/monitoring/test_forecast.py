@@ -14,6 +14,7 @@ from keyrot_middleware.core.windows import next_midnight
 from keyrot_middleware.monitoring.report import pool_health, source_of
 
 HOUR = 3_600.0
+OLD, NEW = "gemini-2.5-flash", "gemini-3.5-flash-lite"
 
 
 def new_day(*keys: Any, **more: Any) -> Rig:
@@ -109,6 +110,16 @@ def test_the_pools_day_is_that_of_all_keys_that_can_serve() -> None:
     rig.will("c", invalid())
     rig.failing()
     assert of_pool(rig) is None  # no key can serve at all
+
+
+def test_the_old_name_of_a_model_has_the_day_of_the_one_that_answers() -> None:
+    """Their calls count in one limit: 100 are left at 20 an hour, whichever is called."""
+    rig = new_day(key("a", Limits(rpd=120)))
+    for model in (OLD, NEW) * 10:
+        rig.clock.advance(HOUR / 20)
+        rig.call(INFO._replace(model=model))
+    assert of_key(rig, model=OLD) == of_key(rig, model=NEW) == pytest.approx(5 * HOUR, rel=0.1)
+    assert of_pool(rig, OLD) == of_pool(rig, NEW) == of_key(rig, model=NEW)
 
 
 def test_a_clock_that_was_a_day_ahead_adds_nothing_to_that_day() -> None:

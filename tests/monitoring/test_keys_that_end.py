@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.otel import RecordedMetrics
 from support.pool import INFO, Rig, key
+from support.replies import expired
 
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.keys_file import expires_at, read_keys, with_expires
@@ -32,6 +33,7 @@ def rig_with(*ends: float | None) -> Rig:
         ("2027-03-01T12:00:00Z", 1_803_902_400.0),
         ("2027-03-01T12:00", 1_803_902_400.0),
         ("2027-03-01 12:00:00.5+01:00", 1_803_898_800.5),
+        ("9999-12-31", 253_402_300_800.0),
     ],
 )
 def test_a_date_is_the_last_day_and_a_time_is_the_end(text: str, at: float) -> None:
@@ -78,6 +80,26 @@ def test_it_is_said_a_month_a_week_and_a_day_before_and_once_it_has_ended() -> N
     assert said[0].endswith("in 29 days. Type: keyrot rotate a")
     assert "in 12 h" in said[2]
     assert "as keys.json says; it is used until Gemini refuses it" in said[3]
+
+
+def test_a_refusal_and_its_end_do_not_say_it_again() -> None:
+    """Nor is a key that is refused already "used until Gemini refuses it"."""
+    rig = rig_with(-DAY_S, None)
+    alerts, said = sent_by(rig)
+    rig.call(INFO)
+    alerts.look()
+    rig.will("a", expired())
+    for _ in range(2):
+        rig.call(INFO)
+    alerts.look()
+    lines = [line for line in pool_health(rig.pool)[1] if line.startswith("Key a ended")]
+    assert [line.rpartition(", ")[2] for line in lines] == ["as keys.json says."]
+    rig.clock.advance(60)
+    rig.pool.reset("a")
+    alerts.look()
+    alerts.stop()
+    names = [text.partition(":")[0] for text in said]
+    assert names == ["key_expires", "key_rejected", "key_available_again"]
 
 
 def test_status_says_it_and_that_a_key_is_not_used() -> None:

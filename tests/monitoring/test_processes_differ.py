@@ -177,6 +177,14 @@ def test_what_a_service_chooses_for_its_own_calls_is_no_difference(host: Host) -
     assert host.processes[0].report.look().processes.differing == ()
 
 
+def test_a_date_that_only_one_of_them_knows_is_no_difference(host: Host) -> None:
+    """It decides about no call, and a process of an older version does not write it."""
+    one, two = host.start("one", "two")
+    two.write({name: fields | {"expires": "2099-12-31"} for name, fields in KEYS.items()})
+    assert host.turn(minutes=4) == []
+    assert (one.lines, two.lines) == ([], [])
+
+
 def test_a_keys_file_that_is_not_read_is_an_event(host: Host) -> None:
     """Once for the pool, within a look of the refresher; and so is its end."""
     one, two = host.start("one", "two")

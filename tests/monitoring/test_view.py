@@ -15,6 +15,7 @@ from support.replies import MODEL, OK, day, exhausted, expired, failure, invalid
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.judgement import AVAILABLE, JudgedReplies, Judgement
 from keyrot_middleware.core.model import (
+    Block,
     CallInfo,
     Lease,
     LeaseOutcome,
@@ -342,6 +343,34 @@ def test_a_workload_whose_own_keys_are_out_is_said() -> None:
         f"night: none of its own keys for {MODEL} until 2026-01-02 08:00 UTC (quota_day); it uses "
         "those of others. 1 of 2 keys is available."
     )
+
+
+DOWN = Runs(Run("failed", "overloaded", 503, "", since=0, calls=3, failed=3, last=60))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"runs": DOWN}, "m: the last 3 calls failed since 00:00:00 UTC: 503; calls go on to n."),
+        (
+            {"able": 0, "block": Block("rpd", 3_600)},
+            "m: no key until 01:00:00 UTC (rpd); calls go on to n.",
+        ),
+        (
+            {"able": 0, "block": Block("rpd", 3_600), "answer": "due", "key_id": "a"},
+            "m: no key until 01:00:00 UTC (rpd); calls go on to n.",
+        ),
+        (
+            {"able": 0, "block": Block("rpd", 3_600), "answer": "waits"},
+            "m: no key until 01:00:00 UTC (rpd); calls go on to n.",
+        ),
+    ],
+)
+def test_a_model_whose_calls_go_on_to_the_next_one_says_why(more: Any, said: str) -> None:
+    """What ails it, and to which: how the next one is, is said of that one."""
+    one = Judgement("m", None, "served", 1, 1, ends_by="time", is_spare=True, next_model="n")
+    one = one._replace(**more)
+    assert sentence_of(one, now=600) == said
 
 
 @pytest.mark.parametrize(

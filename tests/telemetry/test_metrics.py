@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from opentelemetry import context
 from support.otel import RecordedMetrics
+from support.pool import INFO, Rig, key
 from support.replies import invalid
 from support.scripted_pool import STREAMED, Chunks, ScriptedPool, minute
 
@@ -146,6 +147,21 @@ def test_utilization_of_each_limit() -> None:
         ("a_limited", "gemini-3.1-flash-lite", "rpd"): 0.01,
     }
     assert gauges.by(USED, *names) == share
+
+
+def test_the_old_name_of_a_model_has_the_shares_of_the_one_that_answers() -> None:
+    """They count in one limit: now, and in the fullest minute of today."""
+    rig, metered = Rig(key("a", Limits(rpm=10, rpd=100))), RecordedMetrics()
+    metered.observer.register_gauges(lambda metric: Levels(rig.pool).read(metric))
+    old, new = "gemini-2.5-flash", "gemini-3.5-flash-lite"
+    for model in (old, new, old, new):
+        rig.call(INFO._replace(model=model))
+    rig.clock.advance(120)
+    rig.call(INFO._replace(model=new))
+    names = ("gen_ai.request.model", "keyrot.quota")
+    used, peak = (metered.by(name, *names) for name in (USED, "keyrot.key.quota.peak_ratio"))
+    for model in (old, new):
+        assert (used[model, "rpm"], used[model, "rpd"], peak[model, "rpm"]) == (0.1, 0.05, 0.4)
 
 
 def test_degraded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,7 @@ class FakeSource:
             "tokens": tokens,
             "workload": workload or None,
             "answered_by": None,
+            "next_model": None,
             "at": later(),
             "key_id": chosen,
             "answer": "no" if chosen is None else "served",

@@ -51,8 +51,10 @@ def test_two_names_of_a_model_send_no_more_than_one_limit_allows(
     used = state["keys"]["a"]["used"]
     assert used[OLD]["counts_with"] == NEW
     assert used[NEW]["counts_with"] is None
-    assert used[NEW]["requests_day"] == 5
     assert used[NEW]["fullest_minute"]["limit"] == "rpm"
+    shared = ("requests_minute", "requests_day", "rpd", "fullest_minute", "runs_out_at")
+    assert [used[OLD][name] for name in shared] == [used[NEW][name] for name in shared]
+    assert used[OLD]["requests_day"] == used[OLD]["rpd"]["used"] == 5
     assert used[OLD]["held_back"] + used[NEW]["held_back"] == 7
     assert used[OLD]["refused"] == used[NEW]["refused"] == 0
 

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +41,7 @@ from .core.model import (
     nano_usd,
     smaller_limit,
 )
+from .core.windows import DAY_S
 from .core.wording import did_you_mean, one_line
 from .providers.gemini import Gemini
 from .providers.keys import display, hide_secrets, holds_key
@@ -164,7 +165,7 @@ def expires_at(text: str) -> float:
     """
     at = datetime.fromisoformat(text)
     at = at.replace(tzinfo=at.tzinfo or UTC)
-    return (at + timedelta(days=int(len(text) == _DATE_LENGTH))).timestamp()
+    return at.timestamp() + (DAY_S if len(text) == _DATE_LENGTH else 0)
 
 
 _DATE_LENGTH = len("2027-03-01")

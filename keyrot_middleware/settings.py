@@ -720,7 +720,7 @@ def reread(config: Config) -> Config:
         problems = [f'{name}: found no key; to take the last one out, keep it with "active": false']
     if problems:
         raise ConfigError(join_problems(problems))
-    return replace(config, keys=keys, keys_seen=seen, warnings=())
+    return replace(config, keys=keys, keys_seen=seen, keys_problems=(), warnings=())
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:

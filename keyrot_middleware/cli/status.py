@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ from ..core.model import DEFAULT_PLATFORM, Candidate, Usage
 from ..core.selection import Selector
 from ..core.wording import did_you_mean, one_line, plural, remaining, short_time
 from ..errors import ConfigError, KeyrotError
-from ..keys_file import within_tiers
+from ..keys_file import file_version, within_tiers
 from ..monitoring.report import DISABLED_S, LIMIT_MAX, PoolReport
 from ..monitoring.view import WINDOWS, Row, lines_of, look
 from ..prices import PriceList
@@ -38,6 +38,7 @@ from ..settings import (
     join_problems,
     load_whatever_keys,
     next_models,
+    reread,
     terms_of,
     zone_of,
 )
@@ -433,13 +434,24 @@ def _read_running_keys(config: Config, problem: str) -> list[Candidate]:
 
 
 def _report(config: Config, state: State, running: Sequence[Candidate] | None = None) -> PoolReport:
-    """Return the report of a pool: of the keys of *config*, or of those of *running* processes."""
+    """Return the report of a pool: of the keys of *config*, or of those of *running* processes.
+
+    A keys.json that has changed is read again; one with mistakes is not used, as by services.
+    """
     missing, here = dict[str, str](), list[frozenset[str]]()
     settings, configured = config.settings, config.candidates
     if running is not None:
         configured = tuple(within_tiers(key, config.tiers) for key in running)
 
     def keys() -> list[Candidate]:
+        nonlocal config, configured
+        version = file_version(config.keys_file) if config.keys_file else None
+        if version != config.keys_seen:
+            config = replace(config, keys_seen=version)
+            with suppress(ConfigError):  # the services say what is wrong
+                config = reread(config)
+                configured = config.candidates
+                here.clear()
         # Read again each time: a key has other records as soon as a service uses a new value.
         known = state.with_values(configured)
         missing.clear()

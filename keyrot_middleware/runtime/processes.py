@@ -61,7 +61,7 @@ def own_name(pool: object) -> str:
 
 
 def dump_keys(keys: Sequence[Candidate]) -> tuple[str, str]:
-    """Return what decides about the use of keys as text, and a digest of it."""
+    """Return what is said of keys and decides about their use as text, and a digest of it."""
     text = json.dumps([_dump(key) for key in keys], separators=(",", ":"))
     return text, blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -94,9 +94,11 @@ _KINDS: Mapping[str, Any] = {
     **dict.fromkeys((*_TEXTS, "platform"), str),
     **dict.fromkeys(("model", "workload", "tier", "disabled"), str | None),
     **dict.fromkeys((*Limits._fields, *USD_WINDOWS), NUMBER),
-    **dict.fromkeys(("priority", "weight", "use"), NUMBER),
+    **dict.fromkeys(("priority", "weight", "use", "expires"), NUMBER),
 }
 """What the fields of a key are."""
+_NO_DIFFERENCE = {"expires"}
+"""It decides about no call, and an older version does not write it."""
 
 
 def _dump(key: Candidate) -> dict[str, Any]:
@@ -242,7 +244,7 @@ def _of_keys(here: Sequence[Candidate], there: Sequence[Candidate]) -> Iterator[
 
 def _words(key: Candidate) -> dict[str, str]:
     """Return the fields of a key in words."""
-    fields = {name: _dump(key).get(name) for name in _KINDS}
+    fields = {name: _dump(key).get(name) for name in _KINDS if name not in _NO_DIFFERENCE}
     fields |= {"project": project_name(key.project), "weight": key.weight, "use": key.use}
     account = account_name(key.billing_account).removeprefix("billing account ")
     fields |= {"billing_account": account or None}

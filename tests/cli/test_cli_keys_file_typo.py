@@ -18,7 +18,18 @@ from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.settings import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::keyrot_middleware.KeyrotWarning")
-SAME = ("key_id", "project", "platform", "state", "limits", "usd", "priority", "reason", "used")
+SAME = (
+    "key_id",
+    "project",
+    "platform",
+    "state",
+    "limits",
+    "usd",
+    "priority",
+    "reason",
+    "used",
+    "expires",
+)
 
 
 @pytest.fixture
@@ -52,6 +63,7 @@ def test_all_is_shown_as_before(
     monkeypatch.setenv("KEYROT_KEY_a", "FAKE-one")
     monkeypatch.setenv("KEYROT_KEY_b", "FAKE-two")
     one = {"key_id": "a", "provider": provider, "project": "p", "rpd": 10, "usd": {"day": 5}}
+    one["expires"] = "2026-01-01"
     pool = start([one, {"key_id": "b", "provider": provider, "priority": 1}])
     lease = acquire(pool.state, *pool.selector.keys.values())
     assert isinstance(lease, Lease)
@@ -64,6 +76,43 @@ def test_all_is_shown_as_before(
     for key, was in zip(found["keys"], before["keys"], strict=True):
         assert [key[name] for name in SAME] == [was[name] for name in SAME]
     assert found["summary"]["midnight"] == before["summary"]["midnight"]
+    assert any(line.startswith("Key a ended on 2026-01-01") for line in said(found))
+    assert said(found) == said(before)
+
+
+def said(status: dict[str, Any]) -> list[str]:
+    lines: list[str] = status["summary"]["headline"]["sentences"]
+    return lines
+
+
+def test_a_page_that_runs_reads_a_changed_file_as_services_do(
+    start: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a mistake is not used; one that was wrong when it began is, once it is mended."""
+    for name in "abc":
+        monkeypatch.setenv(f"KEYROT_KEY_{name}", f"FAKE-value-{name}")
+    file = here / "keys.json"
+    start([{"key_id": "a"}])
+
+    def keys(report: Any) -> list[str]:
+        return sorted(row.key.key_id for row in report.look(anew=True).rows)
+
+    with command.open_report() as report:
+        assert keys(report) == ["a"]
+        file.write_text('[{"key_id": "a"}, {"key_id": "b"}]')
+        assert keys(report) == ["a", "b"]
+        for text in ("[{", '[{"key_id": "a", "rpm": -1}]'):
+            file.write_text(text)
+            assert keys(report) == ["a", "b"]
+        file.unlink()
+        assert keys(report) == ["a", "b"]
+        file.write_text('[{"key_id": "c"}]')
+        assert keys(report) == ["c"]
+    file.write_text("[")
+    with command.open_report() as report:
+        assert keys(report) == ["a"]
+        file.write_text('[{"key_id": "a"}, {"key_id": "b"}]')
+        assert keys(report) == ["a", "b"]
 
 
 def test_keys_without_a_value_are_not_shown_as_available(

@@ -48,6 +48,9 @@ FADE = 0.9
 """What a minute counts in a mean, of what the next one does: the last ten minutes count most."""
 MINUTES_KNOWN = 4.0
 """The sum of five such minutes, from which on their mean says something."""
+PEAKS_FOLLOW = -1
+"""Before the peaks of a record. Versions of November 2026 read no record that is longer than one
+with a past, and write a past of their own, never below 0, over peaks (ADR 0043)."""
 
 
 def later(one: Block | None, other: Block | None) -> Block | None:
@@ -279,8 +282,8 @@ class QuotaWindows:
     day_end: float = 0.0
     day_requests: int = 0
     rest: Sequence[Any] = ()
-    """`past`, then `peaks`, then what another version of this package keeps with it: that is
-    written back as it was, so that two versions may run on one state."""
+    """`past` or `peaks`, three numbers, then what another version of this package keeps with it:
+    that is written back as it was, so that two versions may run on one state."""
 
     @property
     def past(self) -> Sequence[float]:
@@ -288,26 +291,25 @@ class QuotaWindows:
 
         Only of the calls that are `first`.
         """
-        return self._numbers(0, 3)
+        found = (n if isinstance(n, int | float) else 0.0 for n in self.rest[:3])
+        return [*found, *NO_PAST][:3]
 
     @property
     def peaks(self) -> tuple[float, float]:
-        """Return the most requests, and the most tokens, that a minute of the day has counted."""
-        requests, tokens = self._numbers(3, 2)
-        return max(requests, self.requests), max(tokens, self.tokens)
+        """Return the most requests, and the most tokens, that a minute of the day has counted.
 
-    def _numbers(self, first: int, count: int) -> list[float]:
-        """Return so many numbers of the rest; 0 for what is none."""
-        found = (n if isinstance(n, int | float) else 0 for n in self.rest[first : first + count])
-        return [*found, *[0] * count][:count]
+        Not of the calls that are `first`, which have a past in the same place.
+        """
+        mark, requests, tokens = self.past
+        if mark != PEAKS_FOLLOW:
+            requests = tokens = 0
+        return max(requests, self.requests), max(tokens, self.tokens)
 
     def advance(self, now: float, zone: str, *, first: bool = False) -> None:
         """Start the windows of *now*; *first*: they are of the calls that are `first`."""
         minute = int((now - GUARD_S) // 60)
         if not self.minute - 1 <= minute <= self.minute:
             kept = minute == self.minute + 1
-            if any(peaks := self.peaks):
-                self.rest = (*self.past, *peaks, *self.rest[5:])
             if first and 0 <= self.minute < minute:
                 fade = FADE ** (minute - self.minute)
                 minutes, requests, tokens = self.past
@@ -316,13 +318,15 @@ class QuotaWindows:
                     (requests + self.requests / FADE) * fade,
                     (tokens + self.tokens / FADE) * fade,
                 )
+            elif not first and any(peaks := self.peaks):
+                self._set_past(PEAKS_FOLLOW, *peaks)
             self.requests, self.tokens = (self.late_requests, self.late_tokens) if kept else (0, 0)
             self.late_requests = self.late_tokens = 0
             self.minute = minute
         if not 0 < self.day_end - now <= LONGEST_DAY_S:
             self.day_end, self.day_requests = next_midnight(now, zone), 0
-            if self.rest:  # the peaks of a day end with it
-                self.rest = (*(NO_PAST if first else self.past), 0, 0, *self.rest[5:])
+            if self.rest:
+                self._set_past(*NO_PAST)
 
     def _set_past(self, *past: float) -> None:
         self.rest = (*past, *self.rest[3:])

@@ -54,6 +54,7 @@ local SLOT_S = 30
 local SLOTS = 21
 local FADE = 0.9
 local MINUTES_KNOWN = 4
+local PEAKS_FOLLOW = -1
 local HOUR_S = 3600
 local DAY_S = 86400
 local LONGEST_DAY_S = 90000
@@ -65,12 +66,12 @@ local HEALTH_S = 34560000
 -- The fields of records, which are JSON arrays; core/windows.py and core/ledger.py say what they are.
 -- What another version of this package keeps behind them is written back as it was.
 
--- QuotaWindows, by project and bucket; those of the calls that are first have a past:
+-- QuotaWindows, by project and bucket; those of the calls that are first have a past, others peaks:
 local MINUTE, REQUESTS, TOKENS = 1, 2, 3
 local LATE_REQUESTS, LATE_TOKENS = 4, 5
 local DAY_END, DAY_REQUESTS = 6, 7
 local PAST_MINUTES, PAST_REQUESTS, PAST_TOKENS = 8, 9, 10
-local PEAK_REQUESTS, PEAK_TOKENS = 11, 12
+local PEAKS, PEAK_REQUESTS, PEAK_TOKENS = 8, 9, 10
 
 -- Learned, by project and bucket; what was read is the last three, which may be missing:
 local L_UNTIL, L_RPM, L_TPM, L_RPD, L_STEADY = 1, 2, 3, 4, 5
@@ -221,13 +222,11 @@ local function advance(q, is_first)
       q[PAST_REQUESTS] = (q[PAST_REQUESTS] + q[REQUESTS] / FADE) * fade
       q[PAST_TOKENS] = (q[PAST_TOKENS] + q[TOKENS] / FADE) * fade
     end
-    local requests = math.max(known(q[PEAK_REQUESTS]) or 0, q[REQUESTS])
-    local tokens = math.max(known(q[PEAK_TOKENS]) or 0, q[TOKENS])
-    if requests > 0 or tokens > 0 then
-      for i = PAST_MINUTES, PAST_TOKENS do
-        q[i] = known(q[i]) or 0
-      end
-      q[PEAK_REQUESTS], q[PEAK_TOKENS] = requests, tokens
+    local is_known = q[PEAKS] == PEAKS_FOLLOW
+    local requests = math.max(is_known and known(q[PEAK_REQUESTS]) or 0, q[REQUESTS])
+    local tokens = math.max(is_known and known(q[PEAK_TOKENS]) or 0, q[TOKENS])
+    if not is_first and (requests > 0 or tokens > 0) then
+      q[PEAKS], q[PEAK_REQUESTS], q[PEAK_TOKENS] = PEAKS_FOLLOW, requests, tokens
     end
     q[REQUESTS], q[TOKENS] = kept and q[LATE_REQUESTS] or 0, kept and q[LATE_TOKENS] or 0
     q[LATE_REQUESTS], q[LATE_TOKENS], q[MINUTE] = 0, 0, minute

@@ -46,15 +46,23 @@ NOW = Path(keyrot_middleware.__file__).parents[1]
 LIMIT = 60
 WORKER = """
 import inspect, json, logging, sys, time
+from datetime import UTC, datetime
 from keyrot_middleware.core.model import *
 from keyrot_middleware.state import State, open_state
+from keyrot_middleware.state.redis import RedisState
 
 said = []
 handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
 logging.getLogger("keyrot_middleware").addHandler(handler)
 url, limit, first = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "first"
-state = open_state(url, RetryPolicy(), time.time, pool="versions")
+number, has_minutes = 0, sys.argv[3] == "minutes"
+noon = datetime(2026, 11, 20, 20, tzinfo=UTC).timestamp()
+clock = (lambda: noon + 60.0 * (number // 10)) if has_minutes else time.time
+if has_minutes and url.startswith("redis"):  # whose clock decides
+    state = RedisState(url, RetryPolicy(), pool="versions", test_clock=clock)
+else:
+    state = open_state(url, RetryPolicy(), clock, pool="versions")
 keys = tuple(
     (0, Candidate(name, project=name, billing_account=name, limits=Limits(rpd=limit)))
     for name in ("a", "b")
@@ -84,23 +92,18 @@ print(json.dumps([granted, degraded, counted, said]))
 
 @pytest.fixture
 def next_version(tmp_path: Path) -> Path:
-    """Return a version whose records have one number more, in the middle of what is known here."""
+    """Return a version whose records have one number more, behind what is known here."""
     shutil.copytree(NOW / "keyrot_middleware", tmp_path / "next" / "keyrot_middleware")
     for name, old, new in (
         (
             "core/windows.py",
             "    day_requests: int = 0\n    rest: Sequence[Any] = ()\n",
-            "    day_requests: int = 0\n    new: float = 7.5\n    rest: Sequence[Any] = ()\n",
-        ),
-        (
-            "state/base.py",
-            "QuotaWindows(*[*_numbers(row, 7), row[7:]])",
-            "QuotaWindows(*[*_numbers(row, 7), *(row[7:8] or [7.5]), row[8:]])",
+            "    day_requests: int = 0\n    rest: Sequence[Any] = (0, 0, 0, 7.5)\n",
         ),
         (
             "state/ledger.lua",
             "{ -1, 0, 0, 0, 0, day_end, 0 }",
-            "{ -1, 0, 0, 0, 0, day_end, 0, 7.5 }",
+            "{ -1, 0, 0, 0, 0, day_end, 0, 0, 0, 0, 7.5 }",
         ),
     ):
         file = tmp_path / "next" / "keyrot_middleware" / name
@@ -140,7 +143,11 @@ def run(url: str, where: Path, *versions: Path, mode: str = "plain") -> list[lis
             one.communicate()
 
 
-@pytest.mark.parametrize("mode", ["plain", "first", "replaced"])
+MODES = ["plain", "first", "replaced", "minutes"]
+"""Of calls: alike, of workloads, by a replaced name, ten in a minute."""
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_limits_are_exact_beside_the_last_version(url: str, mode: str, tmp_path: Path) -> None:
     """Four workers, two of each version, share a limit of each key; nobody falls back."""
     found = run(url, tmp_path, LAST, NOW, LAST, NOW, mode=mode)
@@ -149,22 +156,26 @@ def test_limits_are_exact_beside_the_last_version(url: str, mode: str, tmp_path:
     assert [degraded for _, degraded, *_ in found] == [0] * 4
 
 
-@pytest.mark.parametrize("first", [LAST, NOW])
-def test_counts_of_one_version_hold_for_the_other(url: str, first: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["plain", "first", "minutes"])
+@pytest.mark.parametrize("first", [LAST, NOW], ids=["last", "now"])
+def test_counts_of_one_version_hold_for_the_other(
+    url: str, first: Path, mode: str, tmp_path: Path
+) -> None:
     """After an upgrade, and after a roll-back, nothing of a limit is left that was used."""
     second = NOW if first is LAST else LAST
-    assert run(url, tmp_path, first)[0][0] == 2 * LIMIT
-    assert run(url, tmp_path, second) == [[0, 0, 2 * LIMIT, []]]
+    assert run(url, tmp_path, first, mode=mode)[0][0] == 2 * LIMIT
+    assert run(url, tmp_path, second, mode=mode) == [[0, 0, 2 * LIMIT, []]]
 
 
+@pytest.mark.parametrize("mode", ["plain", "minutes"])
 def test_a_newer_version_may_keep_more_in_a_record(
-    url: str, tmp_path: Path, next_version: Path
+    url: str, mode: str, tmp_path: Path, next_version: Path
 ) -> None:
     """It is written back by this one as it was."""
-    found = run(url, tmp_path, next_version, NOW)
+    found = run(url, tmp_path, next_version, NOW, mode=mode)
     assert sum(granted for granted, *_ in found) == 2 * LIMIT  # type: ignore[misc]
     assert [(degraded, said) for _, degraded, _, said in found] == [(0, [])] * 2
-    assert run(url, tmp_path, next_version) == [[0, 0, 2 * LIMIT, []]]
+    assert run(url, tmp_path, next_version, mode=mode) == [[0, 0, 2 * LIMIT, []]]
 
 
 MORE = [7.5, "new"]
@@ -175,7 +186,7 @@ def with_more(table: str, text: str) -> str:
     found = json.loads(text)
     for row in found.values() if table == "cooldowns" else [found]:
         if table == "quotas":  # of which what the minutes of the day were may be missing
-            row.extend([0] * (12 - len(row)))
+            row.extend([0] * (10 - len(row)))
         if table == "learned":  # of which what was read may be missing at the end
             row.extend([None] * (8 - len(row)))
         row.extend(MORE)
